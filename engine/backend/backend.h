@@ -1,0 +1,114 @@
+// The operations that models, encoders and the KV cache are made of. One abstract class; a backend that lacks one
+// doesn't compile. All matrices are row-major float32 views in the backend's memory unless said otherwise;
+// T = rows (tokens), D = head_dim.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "engine/core/tensor.h"
+#include "engine/gguf/gguf.h"
+
+namespace foveal {
+
+// A weight matrix [rows = outputs, cols = inputs] in the layout that the backend's kernels want. May be several GGUF
+// tensors of different types stacked by rows (q|k|v, gate|up).
+class Weight {
+ public:
+  virtual ~Weight() = default;
+  int64_t rows = 0, cols = 0;
+  size_t bytes = 0;  // memory held beyond the file's mapping
+};
+using WeightPtr = std::unique_ptr<const Weight>;
+
+enum class Act { silu, gelu_tanh, gelu_erf, gelu_quick };
+enum class RopeStyle { adjacent, half_split };  // pairs (2i, 2i+1) | (i, i + n_rot/2)
+
+// Storage of one KV head's rows, slot-major: K and V are [len][D] of `type` (F16 or F32).
+enum class KvType : int32_t { F32 = 0, F16 = 1, Q8_0 = 8, Q4_0 = 2 };
+struct KvHead {
+  void* k = nullptr;
+  void* v = nullptr;
+  int64_t len = 0;
+};
+
+struct AttendParams {
+  float scale = 1.0f;    // multiplies q.k
+  float softcap = 0.0f;  // > 0: c * tanh(s / c) before the softmax
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  virtual std::string name() const = 0;  // "cpu (avx512, 2 threads)"
+
+  // ---- weights
+  // Stacks the tensors by rows; all have the same cols. The file's mapping must outlive the Weight.
+  virtual WeightPtr load_matrix(std::span<const TensorInfo* const> parts) = 0;
+  WeightPtr load_matrix(const TensorInfo& t) {
+    const TensorInfo* p = &t;
+    return load_matrix(std::span<const TensorInfo* const>(&p, 1));
+  }
+  // Any tensor as float32 (norms, biases, small tables), row-major.
+  virtual Buffer<float> load_floats(const TensorInfo& t) = 0;
+
+  // ---- rows
+  // out[i] = W[ids[i]] as float32. ids are in range (checked by the caller).
+  virtual void embed_rows(Mat out, const Weight& w, std::span<const int32_t> ids) = 0;
+  // out = x W^T (+ bias[rows]); x [T, cols], out [T, rows]. out may not overlap x.
+  virtual void matmul(Mat out, const Weight& w, ConstMat x, const float* bias = nullptr) = 0;
+  virtual void rms_norm(Mat out, ConstMat x, const float* w, float eps) = 0;  // out may be x
+  virtual void layer_norm(Mat out, ConstMat x, const float* w, const float* b, float eps) = 0;
+  virtual void add(Mat x, ConstMat y, const float* scale = nullptr) = 0;  // x += y (* scale[cols])
+  virtual void scale(Mat x, float s) = 0;
+  virtual void act(Mat x, Act kind) = 0;
+  virtual void gated_act(Mat out, ConstMat gate, ConstMat up, Act kind) = 0;  // out = act(gate) * up; out may be gate
+  // Rotates n_head heads of D = x.cols / n_head in place. cs [T, n_rot]: n_rot/2 cosines, then n_rot/2 sines a row.
+  // Elements past n_rot pass through.
+  virtual void rope(Mat x, int n_head, ConstMat cs, RopeStyle style) = 0;
+
+  // ---- attention
+  // One layer's prefill. q [T, n_head*D]; heads: n_head_kv F32 heads with rows [past | new], each of its own length
+  // (past differs a head, the T new rows are the last of each). Query i sees, in head h, rows [lo[i], past_h + hi[i])
+  // (lo counts from the head's first row and is nullptr when all rows are visible; hi[i] in 1..T).
+  // out [T, n_head*D]. Online softmax over fixed tiles of keys: a row's result doesn't depend on T.
+  virtual void attend_prefill(Mat out, ConstMat q, std::span<const KvHead> heads, int64_t n_new, const int32_t* lo,
+                              const int32_t* hi, int64_t head_dim, const AttendParams& p) = 0;
+  // One decoded token. q [1, n_head*D]; every head of its own length; each kept row is read once for the group of
+  // query heads that share it.
+  virtual void attend_ragged(Mat out, ConstMat q, std::span<const KvHead> heads, KvType type, int64_t head_dim,
+                             const AttendParams& p) = 0;
+  // Encoder attention: q, k, v [T, n_head*D]; every row sees the rows of its own segment
+  // [segments[j], segments[j+1]), segments = {0, ..., T}.
+  virtual void attend_full(Mat out, ConstMat q, ConstMat k, ConstMat v, int n_head, std::span<const int32_t> segments,
+                           float scale) = 0;
+
+  // ---- KV rows
+  // Writes T rows of k and v [T, n_head_kv*D] as `type` at slots [slot_h, slot_h + T) of every head (heads[h].len).
+  virtual void append_kv(std::span<const KvHead> heads, KvType type, ConstMat k, ConstMat v, int64_t head_dim) = 0;
+  // dst[j] = src[slots[j]], converting type; slots ascending. dst may be src when types are equal (compaction).
+  virtual void gather_slots(KvHead dst, KvType dst_type, KvHead src, KvType src_type, std::span<const int32_t> slots,
+                            int64_t head_dim) = 0;
+
+  // ---- measurements for eviction (float32, one KV head; K [N][D] of `type`)
+  // probs [g*W, N]: softmax(q K^T * scale) for the g query heads of this KV head and W window queries,
+  // q [g*W, D] (query head major). Query w of the window sees rows [0, visible[w]).
+  virtual void window_attention(Mat probs, ConstMat q, KvHead head, KvType type, std::span<const int64_t> visible,
+                                float scale, float softcap) = 0;
+  // cosine[i] = k_i . m with k_i = K_i / max(|K_i|, 1e-12), m = mean of k over all N rows; *mean_norm2 = |m|^2.
+  virtual void key_cosine(float* cosine, double* mean_norm2, KvHead head, KvType type, int64_t head_dim) = 0;
+  virtual void row_norm(float* norms, const void* rows, KvType type, int64_t n, int64_t head_dim) = 0;  // |row|_2
+
+  // ---- pictures
+  // im2col: pixels [3][H][W] planar -> out [(H/P)*(W/P), 3*P*P], channel-major then rows then columns of the patch.
+  virtual void patch_rows(Mat out, const float* pixels, int64_t height, int64_t width, int64_t patch) = 0;
+  // out row i = rows index[i*m .. i*m+m-1] of x side by side; out [n, m*x.cols].
+  virtual void merge_rows(Mat out, ConstMat x, std::span<const int32_t> index, int64_t m) = 0;
+};
+
+// The CPU backend. threads <= 0: the physical cores. isa: "" = the widest that CPU and OS allow (or FOVEAL_FORCE_ISA).
+std::unique_ptr<Backend> make_cpu_backend(int threads, const std::string& isa = "");
+
+}  // namespace foveal

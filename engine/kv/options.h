@@ -1,0 +1,41 @@
+// What the user asks of the KV cache. Names as in the papers and in the Python face.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "engine/backend/backend.h"
+
+namespace foveal {
+
+enum class Policy { snapkv, pyramidkv, adakv, sparsemm, streaming, random };
+enum class Mix { none, vnorm, keydiff, fixed, mixkv };
+enum class Scope { prompt, image };
+enum class OnFull { stop, evict, error };
+
+struct Budget {
+  enum Kind { everything, rows, percent, bytes, automatic } kind = everything;
+  double value = 0;  // rows per KV head and layer on average | percent of the prompt's rows | bytes
+};
+Budget parse_budget(const std::string& text);  // "256", "25%", "256MiB", "auto", "none"; invalid_argument otherwise
+
+struct KvOptions {
+  Budget budget;
+  Policy policy = Policy::adakv;
+  Mix mix = Mix::mixkv;
+  int window = 32, sinks = 0;
+  Scope scope = Scope::prompt;
+  int slack = 32;
+  std::string tables;  // file of SparseMM head scores and offline r; "" = none
+  uint64_t seed = 0;
+  KvType dtype = KvType::F16;
+  OnFull on_full = OnFull::stop;
+};
+Policy policy_from_name(const std::string& name);  // invalid_argument lists the names; likewise below
+Mix mix_from_name(const std::string& name);
+const char* policy_name(Policy p);
+const char* mix_name(Mix m);
+// Ranges and combinations; `window + sinks` must be below a row budget (names the least that works).
+void check_kv_options(const KvOptions& o);
+
+}  // namespace foveal

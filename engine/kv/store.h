@@ -1,0 +1,56 @@
+// The KV cache: per layer and KV head its own rows [slot][head_dim] of K and V, each with its token index. Addresses
+// are reserved once, pages committed as rows arrive and given back to the system after eviction.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "engine/backend/backend.h"
+
+namespace foveal {
+
+struct KvShape {
+  int n_layer = 0, n_head_kv = 0, head_dim = 0;
+  int64_t max_rows = 0;  // per head
+  KvType type = KvType::F16;
+};
+
+class KvStore {
+ public:
+  KvStore(const KvShape& shape, Backend& backend);  // out_of_memory when the addresses can't be reserved
+  ~KvStore();
+  KvStore(const KvStore&) = delete;
+  KvStore& operator=(const KvStore&) = delete;
+
+  const KvShape& shape() const { return shape_; }
+  std::span<const KvHead> heads(int il) const;
+  int64_t len(int il, int ih) const;
+  std::span<const int32_t> token_index(int il, int ih) const;  // ascending
+
+  // Commits room for n more rows in every head of the layer (out_of_memory names the bytes), before append.
+  void reserve(int il, int64_t n);
+  // k, v [T, n_head_kv*D] float32 appended to all heads; rows get token indices first, first+1, ... Room must be reserved.
+  void append(int il, ConstMat k, ConstMat v, int32_t first_index);
+  // Replaces the head's rows by rows `slots` (ascending) of src (float32 or the store's type), whose token indices are
+  // given; gives back what is left over.
+  void assign(int il, int ih, KvHead src, KvType src_type, std::span<const int32_t> slots,
+              std::span<const int32_t> src_index);
+  void compact(int il, int ih, std::span<const int32_t> slots);  // keep only these slots
+  void truncate(int32_t first_dropped_index);                    // drop every row whose token index is >= this
+  std::unique_ptr<KvStore> clone() const;
+
+  size_t bytes() const;       // committed now
+  size_t peak_bytes() const;  // most that was ever committed, other_bytes included
+  // The layer being prefilled (float32) is counted here too while it is alive.
+  void note_other_bytes(size_t bytes);
+  size_t row_bytes() const;  // K and V of one row of one head
+
+ private:
+  struct Impl;
+  KvShape shape_;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace foveal
