@@ -51,6 +51,8 @@ class Backend {
     const TensorInfo* p = &t;
     return load_matrix(std::span<const TensorInfo* const>(&p, 1));
   }
+  // A table for embed_rows alone: stays in the mapping as the file has it, whose owner must outlive it.
+  virtual WeightPtr load_table(const TensorInfo& t) = 0;
   // Any tensor as float32 (norms, biases, small tables), row-major.
   virtual Buffer<float> load_floats(const TensorInfo& t) = 0;
 
