@@ -1,0 +1,211 @@
+// The whole public face of the engine: what the Python module and the programs in tools/ include, and nothing else.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "engine/core/error.h"
+#include "engine/kv/options.h"
+#include "engine/text/chat.h"
+#include "engine/text/tokenizer.h"
+#include "engine/vision/image.h"
+#include "engine/vision/vision.h"
+
+namespace foveal {
+
+const char* version();
+
+// ------------------------------------------------------------------------------------------------ model
+
+// Called now and then during load, image encoding and prefill: what is done, and the share of it (0..1). Called from
+// the caller's thread.
+using Progress = std::function<void(const char* what, float share)>;
+
+struct ModelOptions {
+  std::string mmproj;            // "" = text only
+  std::string device = "auto";   // "auto" | "cpu" | "cuda"
+  int gpu_layers = -1;           // -1 = auto
+  int threads = 0;               // 0 = physical cores
+  int image_min_tokens = 0, image_max_tokens = 0;  // 0 = the file's or the family's own limits
+  Progress progress;
+};
+
+struct VisionInfo {
+  std::string projector;
+  int row_width = 0;
+  std::vector<std::pair<std::string, std::string>> details;
+};
+
+struct ModelInfo {
+  std::string arch, name, file_type, backend;
+  int n_layer = 0, n_head = 0, n_head_kv = 0, head_dim = 0, n_embd = 0, n_vocab = 0, n_ctx_train = 0;
+  uint64_t bytes = 0;  // of the file(s)
+  std::optional<VisionInfo> vision;
+  std::vector<std::string> warnings;
+};
+
+struct ImageEmbedding {  // rows in the sequence's place of a picture
+  Matrix rows;           // [n_rows, row_width]
+  ImagePlan plan;
+};
+
+class Session;
+
+class Model : public std::enable_shared_from_this<Model> {
+ public:
+  static std::shared_ptr<const Model> load(const std::string& path, const ModelOptions& options = {});
+  virtual ~Model() = default;
+
+  virtual const ModelInfo& info() const = 0;
+  virtual std::shared_ptr<const Tokenizer> tokenizer() const = 0;
+  virtual bool has_vision() const = 0;
+  virtual ImagePlan plan_image(int width, int height) const = 0;
+  virtual std::vector<Tile> preprocess(ImageView image) const = 0;  // for checks
+  virtual ImageEmbedding encode_image(ImageView image, const CancelFlag* cancel = nullptr,
+                                      const Progress& progress = {}) const = 0;
+  // The template that chat uses: detected from the file, or set by name; throws when neither works.
+  virtual ChatTemplate chat_template() const = 0;
+  virtual void set_chat_template(const std::string& name) const = 0;
+  // The file's own template text, "" when it has none (never executed here).
+  virtual const std::string& template_text() const = 0;
+  // The prompt as text, images as <__media__>. For looking at; prefill uses pieces.
+  virtual std::string apply_template(const std::vector<Message>& messages) const = 0;
+
+  virtual std::unique_ptr<Session> session(const KvOptions& kv = {}, int64_t n_ctx = 0) const = 0;  // 0: min(trained, 8192)
+};
+
+// ------------------------------------------------------------------------------------------------ session
+
+// A part of a prompt: ids as they are; text (special: control tokens are parsed); a picture (copied by the call).
+using Part = std::variant<std::vector<int32_t>, TextPiece, ImageView>;
+
+struct SampleOptions {
+  float temperature = 0.0f;  // 0 = greedy
+  int top_k = 40;            // 0 = off
+  float top_p = 0.95f, min_p = 0.05f;
+  float repeat_penalty = 1.0f;
+  int repeat_last_n = 64;
+  std::optional<uint64_t> seed;  // none: a fresh one, reported in the stats
+};
+
+struct GenerateOptions {
+  SampleOptions sample;
+  int64_t max_tokens = 256;  // -1 = until the end or the context is full
+  std::vector<std::string> stop;
+  bool ignore_eos = false;
+};
+
+struct Timings {  // milliseconds of the last turn
+  double image_encode = 0, prefill = 0, evict = 0, decode = 0;
+};
+
+struct KvStats {
+  int64_t rows_min = 0, rows_max = 0;  // rows kept per head, over all evictable layers and heads
+  double rows_mean = 0;
+  size_t bytes = 0, bytes_without_eviction = 0, bytes_peak = 0;
+  int64_t evictions = 0;            // times that a layer was evicted in this turn
+  std::vector<float> r;             // [n_layer * n_head_kv] redundancy at the last eviction (empty: none yet)
+  std::vector<float> kept_mass;     // [n_layer * n_head_kv] window attention mass on kept rows
+};
+
+struct TurnStats {
+  int64_t prompt_tokens = 0, image_tokens = 0, cached_tokens = 0, completion_tokens = 0;
+  std::string finish_reason;  // "stop" | "length" | "context" | "cancelled" | "" while running
+  bool started_over = false;  // chat: the past had changed, so the cache was dropped
+  std::string note;           // in words, what the user should know ("the past changed at message 2: ...")
+  uint64_t seed = 0;
+  Timings ms;
+  KvStats kv;
+};
+
+class Session {
+ public:
+  virtual ~Session() = default;
+
+  // ---- rows in, logits out. A failed call leaves the session as it was (a cancelled prefill likewise).
+  // `trusted` pieces and ids as given; BOS first at position 0 when the file asks for it and the parts begin with text
+  // (not ids) that doesn't start with it. Ends with eviction.
+  virtual void prefill(std::span<const Part> parts) = 0;
+  virtual void step(int32_t token) = 0;  // one token; logits updated
+  virtual std::span<const float> logits() const = 0;  // [n_vocab], for the next token; state error before any prefill
+
+  virtual const std::vector<int32_t>& tokens() const = 0;  // ids seen, -1 for image rows
+  virtual int64_t pos() const = 0;                         // true position of the next token
+  virtual size_t kv_bytes() const = 0;
+  virtual size_t kv_peak_bytes() const = 0;
+  virtual std::vector<std::vector<int32_t>> kept(int il) const = 0;  // [n_head_kv] token indices, ascending
+  // K and V rows as float32, [n_head_kv] of [kept, head_dim].
+  virtual std::pair<std::vector<Matrix>, std::vector<Matrix>> kv_arrays(int il) const = 0;
+  virtual KvStats evict(const KvOptions& kv) = 0;     // evict now by other options
+  virtual void pin(int64_t start, int64_t stop) = 0;  // rows of these token indices are never evicted
+  virtual std::unique_ptr<Session> fork() const = 0;
+  virtual const KvOptions& kv_options() const = 0;
+  virtual int64_t n_ctx() const = 0;
+  virtual std::shared_ptr<const Model> model() const = 0;
+
+  // ---- images seen, for heat maps: first token index, plan
+  struct SeenImage {
+    int64_t first_row = 0;
+    ImagePlan plan;
+    std::array<uint8_t, 32> hash{};
+  };
+  virtual const std::vector<SeenImage>& images() const = 0;
+
+  // ---- a chat turn: start_chat() prefills what the session doesn't hold yet; next() pulls text until it returns false.
+  virtual void start_chat(const std::vector<Message>& messages, std::span<const ImageView> images,
+                          const GenerateOptions& options) = 0;
+  // The same for parts prepared by the caller (raw prompt).
+  virtual void start(std::span<const Part> parts, const GenerateOptions& options) = 0;
+  virtual bool next(std::string& piece) = 0;  // whole UTF-8; "" is possible; false: finished
+  virtual const std::vector<int32_t>& reply_tokens() const = 0;
+  virtual const TurnStats& stats() const = 0;
+
+  // May be called from any thread or a signal handler; the running call stops soon (ErrorCode::state "cancelled" from
+  // prefill; next() ends with finish_reason "cancelled").
+  virtual void cancel() noexcept = 0;
+  virtual void set_progress(Progress progress) = 0;
+};
+
+// ------------------------------------------------------------------------------------------------ without a model
+
+struct FileDescription {  // `foveal info`
+  std::string path;
+  uint32_t version = 0;
+  uint64_t bytes = 0;
+  std::vector<std::pair<std::string, std::string>> metadata;
+  struct Tensor {
+    std::string name, type, shape;
+    uint64_t bytes;
+  };
+  std::vector<Tensor> tensors;
+  std::vector<std::string> warnings;
+};
+FileDescription describe_file(const std::string& path);
+
+std::shared_ptr<const Tokenizer> load_tokenizer(const std::string& path);
+
+struct EvictQuery {  // foveal.evict.select
+  const float *k = nullptr, *v = nullptr;  // [n_head_kv][n][head_dim]
+  const float* q = nullptr;                // [n_head][window][head_dim]
+  int64_t n = 0;
+  int n_head = 0, n_head_kv = 0, head_dim = 0;
+  int il = 0, n_layer = 1, window = 32, kernel = 5, sinks = 0;
+  int64_t budget = 64;
+  Policy policy = Policy::snapkv;
+  Mix mix = Mix::mixkv;
+  double floor = 0.2, beta = 20, rho = 0.1;
+  uint64_t seed = 0;
+  std::span<const float> head_weight, head_scores;
+};
+std::vector<std::vector<int32_t>> evict_select(const EvictQuery& query);
+
+}  // namespace foveal
