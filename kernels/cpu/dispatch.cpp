@@ -1,0 +1,90 @@
+// Asks the CPU (cpuid) and the operating system (xgetbv: which registers it saves) what may be executed.
+#include "kernels/cpu/dispatch.h"
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+namespace foveal {
+
+namespace {
+
+const char* const names[] = {"scalar", "avx2", "avx512", "neon"};
+
+#if defined(__x86_64__)
+// XCR0: the register states that the operating system saves on a context switch. Call only when OSXSAVE is set.
+uint64_t saved_states() {
+  uint32_t lo, hi;
+  __asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
+  return (static_cast<uint64_t>(hi) << 32) | lo;
+}
+
+constexpr bool bit(uint32_t word, int i) { return ((word >> i) & 1u) != 0; }
+
+struct X86 {
+  bool avx2 = false, avx512 = false;
+};
+
+X86 probe() {
+  X86 found;
+  uint32_t a, b, c, d, b7, c7;
+  if (!__get_cpuid(1, &a, &b, &c, &d)) return found;
+  const bool osxsave = bit(c, 27), avx = bit(c, 28), fma = bit(c, 12), f16c = bit(c, 29);
+  if (!osxsave || !avx || !fma || !f16c) return found;
+  if (!__get_cpuid_count(7, 0, &a, &b7, &c7, &d)) return found;
+  const uint64_t states = saved_states();
+  const bool ymm = (states & 0x6) == 0x6;     // SSE and AVX halves
+  const bool zmm = (states & 0xe6) == 0xe6;   // and opmask, upper halves of zmm0-15, zmm16-31
+  found.avx2 = ymm && bit(b7, 5) && bit(b7, 8);  // AVX2, BMI2
+  found.avx512 = found.avx2 && zmm && bit(b7, 16) && bit(b7, 17) && bit(b7, 30) && bit(b7, 31) &&  // F, DQ, BW, VL
+                 bit(c7, 11);                                                                      // VNNI
+  return found;
+}
+#endif
+
+}  // namespace
+
+const char* isa_name(Isa isa) { return names[static_cast<int>(isa)]; }
+
+bool isa_from_name(const char* name, Isa* isa) {
+  for (int i = 0; i < 4; ++i) {
+    if (std::strcmp(name, names[i]) != 0) continue;
+    *isa = static_cast<Isa>(i);
+    return true;
+  }
+  return false;
+}
+
+IsaList available_isas() {
+  IsaList list{{Isa::scalar}, 1};
+#if defined(__x86_64__)
+  [[maybe_unused]] static const X86 cpu = probe();
+#if defined(FOVEAL_HAVE_avx2)
+  if (cpu.avx2) list.items[list.count++] = Isa::avx2;
+#endif
+#if defined(FOVEAL_HAVE_avx512)
+  if (cpu.avx512) list.items[list.count++] = Isa::avx512;
+#endif
+#elif defined(FOVEAL_HAVE_neon)
+  list.items[list.count++] = Isa::neon;
+#endif
+  return list;
+}
+
+bool isa_available(Isa isa) {
+  const IsaList list = available_isas();
+  for (int i = 0; i < list.count; ++i) {
+    if (list.items[i] == isa) return true;
+  }
+  return false;
+}
+
+Isa detect_isa() {
+  const IsaList list = available_isas();
+  return list.items[list.count - 1];
+}
+
+}  // namespace foveal
