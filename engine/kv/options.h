@@ -33,6 +33,9 @@ struct KvOptions {
 };
 Policy policy_from_name(const std::string& name);  // invalid_argument lists the names; likewise below
 Mix mix_from_name(const std::string& name);
+Scope scope_from_name(const std::string& name);     // "prompt" | "image"
+OnFull on_full_from_name(const std::string& name);  // "stop" | "evict" | "error"
+KvType kv_type_from_name(const std::string& name);  // "f16" | "f32" | "q8_0" | "q4_0"
 const char* policy_name(Policy p);
 const char* mix_name(Mix m);
 // Ranges and combinations; `window + sinks` must be below a row budget (names the least that works).
