@@ -31,10 +31,10 @@ const char* version();
 using Progress = std::function<void(const char* what, float share)>;
 
 struct ModelOptions {
-  std::string mmproj;            // "" = text only
-  std::string device = "auto";   // "auto" | "cpu" | "cuda"
-  int gpu_layers = -1;           // -1 = auto
-  int threads = 0;               // 0 = physical cores
+  std::string mmproj;                              // "" = text only
+  std::string device = "auto";                     // "auto" | "cpu" | "cuda"
+  int gpu_layers = -1;                             // -1 = auto
+  int threads = 0;                                 // 0 = physical cores
   int image_min_tokens = 0, image_max_tokens = 0;  // 0 = the file's or the family's own limits
   Progress progress;
 };
@@ -80,7 +80,8 @@ class Model : public std::enable_shared_from_this<Model> {
   // The prompt as text, images as <__media__>. For looking at; prefill uses pieces.
   virtual std::string apply_template(const std::vector<Message>& messages) const = 0;
 
-  virtual std::unique_ptr<Session> session(const KvOptions& kv = {}, int64_t n_ctx = 0) const = 0;  // 0: min(trained, 8192)
+  virtual std::unique_ptr<Session> session(const KvOptions& kv = {},
+                                           int64_t n_ctx = 0) const = 0;  // 0: min(trained, 8192)
 };
 
 // ------------------------------------------------------------------------------------------------ session
@@ -112,9 +113,9 @@ struct KvStats {
   int64_t rows_min = 0, rows_max = 0;  // rows kept per head, over all evictable layers and heads
   double rows_mean = 0;
   size_t bytes = 0, bytes_without_eviction = 0, bytes_peak = 0;
-  int64_t evictions = 0;            // times that a layer was evicted in this turn
-  std::vector<float> r;             // [n_layer * n_head_kv] redundancy at the last eviction (empty: none yet)
-  std::vector<float> kept_mass;     // [n_layer * n_head_kv] window attention mass on kept rows
+  int64_t evictions = 0;         // times that a layer was evicted in this turn
+  std::vector<float> r;          // [n_layer * n_head_kv] redundancy at the last eviction (empty: none yet)
+  std::vector<float> kept_mass;  // [n_layer * n_head_kv] window attention mass on kept rows
 };
 
 struct TurnStats {
@@ -135,7 +136,7 @@ class Session {
   // `trusted` pieces and ids as given; BOS first at position 0 when the file asks for it and the parts begin with text
   // (not ids) that doesn't start with it. Ends with eviction.
   virtual void prefill(std::span<const Part> parts) = 0;
-  virtual void step(int32_t token) = 0;  // one token; logits updated
+  virtual void step(int32_t token) = 0;               // one token; logits updated
   virtual std::span<const float> logits() const = 0;  // [n_vocab], for the next token; state error before any prefill
 
   virtual const std::vector<int32_t>& tokens() const = 0;  // ids seen, -1 for image rows
@@ -160,7 +161,8 @@ class Session {
   };
   virtual const std::vector<SeenImage>& images() const = 0;
 
-  // ---- a chat turn: start_chat() prefills what the session doesn't hold yet; next() pulls text until it returns false.
+  // ---- a chat turn: start_chat() prefills what the session doesn't hold yet; next() pulls text until it returns
+  // false.
   virtual void start_chat(const std::vector<Message>& messages, std::span<const ImageView> images,
                           const GenerateOptions& options) = 0;
   // The same for parts prepared by the caller (raw prompt).
@@ -173,6 +175,8 @@ class Session {
   // prefill; next() ends with finish_reason "cancelled").
   virtual void cancel() noexcept = 0;
   virtual void set_progress(Progress progress) = 0;
+  // Rows of a prefill that go through a layer together, >= 1 (default 512). Results don't depend on it: for checks.
+  virtual void set_chunk_rows(int64_t n) = 0;
 };
 
 // ------------------------------------------------------------------------------------------------ without a model
@@ -193,7 +197,7 @@ FileDescription describe_file(const std::string& path);
 
 std::shared_ptr<const Tokenizer> load_tokenizer(const std::string& path);
 
-struct EvictQuery {  // foveal.evict.select
+struct EvictQuery {                        // foveal.evict.select
   const float *k = nullptr, *v = nullptr;  // [n_head_kv][n][head_dim]
   const float* q = nullptr;                // [n_head][window][head_dim]
   int64_t n = 0;

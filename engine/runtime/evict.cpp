@@ -1,0 +1,246 @@
+// The session's side of eviction: budgets in rows, what is protected, and carrying out a layer's choice.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <limits>
+#include <numeric>
+
+#include "engine/gguf/gguf.h"
+#include "engine/runtime/session.h"
+
+namespace foveal {
+
+namespace {
+
+// What the system could give now, in bytes; 0 when unknown.
+uint64_t available_memory() {
+  std::FILE* f = std::fopen("/proc/meminfo", "r");
+  if (!f) return 0;
+  char line[128];
+  unsigned long long kib = 0;
+  while (std::fgets(line, sizeof line, f))
+    if (std::sscanf(line, "MemAvailable: %llu kB", &kib) == 1) break;
+  std::fclose(f);
+  return uint64_t{kib} * 1024;
+}
+
+}  // namespace
+
+// Rows per KV head and layer on average. Bytes: all evictable heads at their budget plus slack, each of their regions
+// rounded up to a page, stay inside.
+int64_t SessionImpl::budget_rows(const KvOptions& kv, int64_t total_rows) const {
+  if (kv.budget.kind == Budget::everything) return -1;
+  int64_t pinned = 0;
+  for (const auto& pin : pins_) pinned += pin.second - pin.first;
+  const int64_t least = int64_t{kv.window} + kv.sinks + pinned + 1;
+  int64_t layers = 0;
+  for (int il = 0; il < params().n_layer; ++il) layers += evictable(il);
+  const auto heads = static_cast<double>(std::max<int64_t>(1, layers) * params().n_head_kv);
+  const auto row = static_cast<double>(store_->row_bytes());
+  double rows = kv.budget.value;
+  if (kv.budget.kind == Budget::percent)
+    rows = std::max<double>(static_cast<double>(least), std::ceil(rows / 100 * static_cast<double>(total_rows)));
+  if (kv.budget.kind == Budget::bytes || kv.budget.kind == Budget::automatic) {
+    const double bytes = kv.budget.kind == Budget::bytes ? rows : 0.5 * static_cast<double>(available_memory());
+    const double pages = 2 * 4096;
+    rows = std::floor((bytes / heads - pages) / row) - kv.slack;
+    if (kv.budget.kind == Budget::automatic)
+      rows = std::min(std::max<double>(rows, static_cast<double>(least)), static_cast<double>(n_ctx_));
+  }
+  if (rows < static_cast<double>(least))
+    fail(ErrorCode::invalid_argument, "kv budget: found ", static_cast<int64_t>(rows),
+         " rows per head, expected at least ", least, " (window ", kv.window, " + sinks ", kv.sinks, " + pinned ",
+         pinned, " + 1), which is ",
+         static_cast<int64_t>((static_cast<double>(least + kv.slack) * row + 2 * 4096) * heads),
+         " bytes with a slack of ", kv.slack);
+  return static_cast<int64_t>(std::min(rows, 1e15));
+}
+
+void SessionImpl::protect_rows(const KvOptions& kv) {
+  protected_.assign(tokens_.size(), 0);
+  for (int64_t i = 0; i < std::min<int64_t>(kv.sinks, n_rows()); ++i) protected_[static_cast<size_t>(i)] = 1;
+  for (const auto& pin : pins_)
+    for (int64_t i = pin.first; i < pin.second; ++i) protected_[static_cast<size_t>(i)] = 1;
+  if (kv.scope == Scope::image)
+    for (size_t i = 0; i < image_of_.size(); ++i)
+      if (image_of_[i] < 0) protected_[i] = 1;
+}
+
+SelectResult SessionImpl::choose(int il, const KvOptions& kv, int64_t budget, std::span<const KvHead> rows, KvType type,
+                                 std::span<const std::span<const int32_t>> index) {
+  const TextParams& p = params();
+  std::vector<float> q;
+  std::vector<int32_t> q_index;
+  const int64_t window = std::min<int64_t>(kv.window, rings_[static_cast<size_t>(il)].size());
+  rings_[static_cast<size_t>(il)].read(window, p.n_head, p.head_dim, q, q_index);
+
+  SelectLayer layer;
+  layer.n_layer = 0;  // sliding-window layers don't count
+  for (int i = 0; i < p.n_layer; ++i) layer.n_layer += evictable(i);
+  for (int i = 0; i < il; ++i) layer.il += evictable(i);
+  layer.n_head = p.n_head;
+  layer.n_head_kv = p.n_head_kv;
+  layer.head_dim = p.head_dim;
+  layer.type = type;
+  layer.scale = p.attend.scale;
+  layer.softcap = p.attend.softcap;
+  layer.window = static_cast<int>(window);
+  layer.window_index = q_index;
+  layer.is_protected = protected_;
+  std::vector<HeadRows> heads(rows.size());
+  const int64_t group = p.n_head / p.n_head_kv;
+  for (size_t ih = 0; ih < heads.size(); ++ih)
+    heads[ih] = {rows[ih], index[ih], q.data() + static_cast<int64_t>(ih) * group * window * p.head_dim};
+  layer.heads = heads;
+
+  SelectParams params;
+  params.policy = kv.policy;
+  params.mix = kv.mix;
+  params.budget = budget;
+  params.sinks = kv.sinks;
+  params.seed = kv.seed;
+  const auto head_count = static_cast<size_t>(p.n_head_kv);
+  if (!table_r_.empty())
+    params.head_weight = std::span(table_r_).subspan(static_cast<size_t>(il) * head_count, head_count);
+  params.head_scores = table_scores_;
+  return select_rows(model_->backend(), layer, params);
+}
+
+// Remembers r and the kept mass, and when the layer wants its next eviction.
+void SessionImpl::note_choice(int il, const SelectResult& chosen, int64_t rows_before) {
+  const auto heads = static_cast<size_t>(params().n_head_kv), layers = static_cast<size_t>(params().n_layer);
+  const float nothing = std::numeric_limits<float>::quiet_NaN();
+  if (r_.empty()) r_.assign(layers * heads, nothing), kept_mass_.assign(layers * heads, nothing);
+  int64_t total = 0;
+  for (size_t ih = 0; ih < heads; ++ih) {
+    r_[static_cast<size_t>(il) * heads + ih] = ih < chosen.r.size() ? chosen.r[ih] : nothing;
+    kept_mass_[static_cast<size_t>(il) * heads + ih] = ih < chosen.kept_mass.size() ? chosen.kept_mass[ih] : nothing;
+    total += static_cast<int64_t>(chosen.keep[ih].size());
+  }
+  const bool dropped = total < rows_before;
+  const auto n = static_cast<int64_t>(heads);
+  evict_above_[static_cast<size_t>(il)] = (dropped ? total : n * budget_) + n * kv_.slack;
+  if (!dropped) return;
+  evicted_before_ = n_rows();
+  ++evictions_;
+}
+
+void SessionImpl::evict_store_layer(int il, const KvOptions& kv, int64_t budget) {
+  std::vector<std::span<const int32_t>> index;
+  for (int ih = 0; ih < params().n_head_kv; ++ih) index.push_back(store_->token_index(il, ih));
+  int64_t before = 0;
+  for (const auto& head : index) before += static_cast<int64_t>(head.size());
+  const SelectResult chosen = choose(il, kv, budget, store_->heads(il), store_->shape().type, index);
+  for (int ih = 0; ih < params().n_head_kv; ++ih)
+    if (static_cast<int64_t>(chosen.keep[static_cast<size_t>(ih)].size()) < store_->len(il, ih))
+      store_->compact(il, ih, chosen.keep[static_cast<size_t>(ih)]);
+  note_choice(il, chosen, before);
+}
+
+void SessionImpl::evict_after_step() {
+  const int n_head_kv = params().n_head_kv;
+  for (int il = 0; il < params().n_layer; ++il) {
+    const int window = params().sliding_window[static_cast<size_t>(il)];
+    if (window > 0) {  // rows that left the window go in bunches
+      const int64_t len = store_->len(il, 0);
+      if (len < window + 64) continue;
+      std::vector<int32_t> slots(static_cast<size_t>(window));
+      std::iota(slots.begin(), slots.end(), static_cast<int32_t>(len - window));
+      for (int ih = 0; ih < n_head_kv; ++ih) store_->compact(il, ih, slots);
+      continue;
+    }
+    if (budget_ < 0) continue;
+    int64_t total = 0;
+    for (int ih = 0; ih < n_head_kv; ++ih) total += store_->len(il, ih);
+    if (total <= evict_above_[static_cast<size_t>(il)]) continue;
+    const Stopwatch watch;
+    protect_rows(kv_);
+    evict_store_layer(il, kv_, budget_);
+    stats_.ms.evict += watch.ms();
+  }
+}
+
+KvStats SessionImpl::evict(const KvOptions& kv) {
+  const Use use(*this);
+  check_kv_options(kv);
+  if (n_rows() == 0) fail(ErrorCode::state, "evict: the session has seen no rows yet; call prefill first");
+  const std::vector<float> own_scores = table_scores_, own_r = table_r_;
+  load_tables(kv);
+  const int64_t budget = budget_rows(kv, n_rows());
+  protect_rows(kv);
+  const Stopwatch watch;
+  for (int il = 0; budget >= 0 && il < params().n_layer; ++il)
+    if (evictable(il)) evict_store_layer(il, kv, budget);
+  stats_.ms.evict = watch.ms();
+  table_scores_ = own_scores;
+  table_r_ = own_r;
+  return kv_stats();
+}
+
+void SessionImpl::pin(int64_t start, int64_t stop) {
+  const Use use(*this);
+  if (start < 0 || stop <= start || stop > n_rows())
+    fail(ErrorCode::invalid_argument, "pin: found [", start, ", ", stop, "), expected 0 <= start < stop <= ", n_rows());
+  pins_.emplace_back(start, stop);
+  try {
+    budget_rows(kv_, n_rows());
+  } catch (...) {
+    pins_.pop_back();
+    throw;
+  }
+}
+
+// A tables file is a GGUF with F32 tensors "head_scores" [n_head, n_layer] (SparseMM) and/or "head_weight"
+// [n_head_kv, n_layer] (MixKV's offline r).
+void SessionImpl::load_tables(const KvOptions& kv) {
+  table_scores_.clear();
+  table_r_.clear();
+  if (kv.tables.empty()) return;
+  const auto file = Gguf::open(kv.tables);
+  const TextParams& p = params();
+  const auto read = [&](const char* name, int heads, std::vector<float>& out) {
+    if (!file->find_tensor(name)) return;
+    const TensorInfo& t = file->tensor(name, {heads, p.n_layer});
+    const Buffer<float> values = model_->backend().load_floats(t);
+    out.assign(values.data(), values.data() + values.size());
+  };
+  read("head_scores", p.n_head, table_scores_);
+  if (!table_scores_.empty()) {  // the policy counts evictable layers only
+    std::vector<float> kept;
+    for (int il = 0; il < p.n_layer; ++il)
+      if (evictable(il))
+        kept.insert(kept.end(), table_scores_.begin() + il * p.n_head, table_scores_.begin() + (il + 1) * p.n_head);
+    table_scores_ = std::move(kept);
+  }
+  read("head_weight", p.n_head_kv, table_r_);
+  if (table_scores_.empty() && table_r_.empty())
+    fail(ErrorCode::file_format, kv.tables, ": found neither tensor 'head_scores' nor 'head_weight'");
+}
+
+KvStats SessionImpl::kv_stats() const {
+  KvStats s;
+  int64_t total = 0, heads = 0;
+  size_t full = 0;
+  for (int il = 0; il < params().n_layer; ++il) {
+    const int window = params().sliding_window[static_cast<size_t>(il)];
+    const int64_t rows = window > 0 ? std::min<int64_t>(window, n_rows()) : n_rows();
+    full += static_cast<size_t>(rows * params().n_head_kv) * store_->row_bytes();
+    for (int ih = 0; window == 0 && ih < params().n_head_kv; ++ih) {
+      const int64_t len = store_->len(il, ih);
+      s.rows_min = heads == 0 ? len : std::min(s.rows_min, len);
+      s.rows_max = std::max(s.rows_max, len);
+      total += len;
+      ++heads;
+    }
+  }
+  s.rows_mean = heads > 0 ? static_cast<double>(total) / static_cast<double>(heads) : 0;
+  s.bytes = store_->bytes();
+  s.bytes_without_eviction = full;
+  s.bytes_peak = store_->peak_bytes();
+  s.evictions = evictions_;
+  s.r = r_;
+  s.kept_mass = kept_mass_;
+  return s;
+}
+
+}  // namespace foveal

@@ -1,0 +1,193 @@
+// Loading: headers are checked against each other before any weight is read.
+#include "engine/runtime/model.h"
+
+#include <unistd.h>
+
+#include "engine/runtime/session.h"
+
+namespace foveal {
+
+namespace {
+
+const char* file_type_name(int64_t type) {
+  switch (type) {
+    case 0:
+      return "F32";
+    case 1:
+      return "F16";
+    case 2:
+      return "Q4_0";
+    case 3:
+      return "Q4_1";
+    case 7:
+      return "Q8_0";
+    case 8:
+      return "Q5_0";
+    case 9:
+      return "Q5_1";
+    case 10:
+      return "Q2_K";
+    case 11:
+      return "Q3_K_S";
+    case 12:
+      return "Q3_K_M";
+    case 13:
+      return "Q3_K_L";
+    case 14:
+      return "Q4_K_S";
+    case 15:
+      return "Q4_K_M";
+    case 16:
+      return "Q5_K_S";
+    case 17:
+      return "Q5_K_M";
+    case 18:
+      return "Q6_K";
+    case 25:
+      return "IQ4_NL";
+    case 30:
+      return "IQ4_XS";
+    case 32:
+      return "BF16";
+    default:
+      return "mixed";
+  }
+}
+
+void check_device(const ModelOptions& o) {
+  if (o.device == "auto" || o.device == "cpu") return;
+  if (o.device == "cuda")
+    fail(ErrorCode::device, "device 'cuda': this build has no CUDA backend; use device 'cpu' or 'auto'");
+  fail(ErrorCode::invalid_argument, "device: found ", quoted(o.device), ", expected 'auto', 'cpu' or 'cuda'");
+}
+
+void check_is_text(const Gguf& file) {
+  const std::string* arch = file.find_string("general.architecture");
+  if (arch && *arch == "clip")
+    fail(
+        ErrorCode::unsupported, file.path(),
+        ": this is a vision projector (general.architecture 'clip'), expected a text model; did you swap the model and "
+        "the mmproj file?");
+}
+
+}  // namespace
+
+std::shared_ptr<const Model> Model::load(const std::string& path, const ModelOptions& options) {
+  return std::make_shared<ModelImpl>(path, options);
+}
+
+ModelImpl::ModelImpl(const std::string& path, const ModelOptions& o) : process_(getpid()) {
+  check_device(o);
+  if (o.threads < 0 || o.threads > 1024)
+    fail(ErrorCode::invalid_argument, "threads: found ", o.threads,
+         ", expected 1 to 1024, or 0 for all physical cores");
+  if (o.image_min_tokens < 0 || o.image_max_tokens < 0 ||
+      (o.image_max_tokens > 0 && o.image_min_tokens > o.image_max_tokens))
+    fail(ErrorCode::invalid_argument, "image_min_tokens ", o.image_min_tokens, ", image_max_tokens ",
+         o.image_max_tokens, ": expected 0 < min <= max");
+  const auto report = [&](const char* what, float share) {
+    if (o.progress) o.progress(what, share);
+  };
+  report("reading headers", 0.0f);
+  text_file_ = Gguf::open(path);
+  check_is_text(*text_file_);
+  const TextParams params = read_text_params(*text_file_);
+  tokenizer_ = Tokenizer::load(*text_file_);
+  backend_ = make_cpu_backend(o.threads);
+  if (!o.mmproj.empty()) {
+    mmproj_file_ = Gguf::open(o.mmproj);
+    report("loading the vision encoder", 0.05f);
+    vision_ = load_vision(mmproj_file_, *text_file_, *backend_, {o.image_min_tokens, o.image_max_tokens});
+  }
+  report("loading the text model", 0.2f);
+  text_ = load_text_model(text_file_, *backend_);
+  report("loading the text model", 1.0f);
+  if (const std::string* t = text_file_->find_string("tokenizer.chat_template")) template_text_ = *t;
+
+  info_.arch = params.arch;
+  info_.name = params.name;
+  info_.file_type = file_type_name(text_file_->find_int("general.file_type", 0, 1 << 20).value_or(-1));
+  info_.backend = backend_->name();
+  info_.n_layer = params.n_layer;
+  info_.n_head = params.n_head;
+  info_.n_head_kv = params.n_head_kv;
+  info_.head_dim = params.head_dim;
+  info_.n_embd = params.n_embd;
+  info_.n_vocab = params.n_vocab;
+  info_.n_ctx_train = params.n_ctx_train;
+  info_.bytes = text_file_->file_bytes() + (mmproj_file_ ? mmproj_file_->file_bytes() : 0);
+  info_.warnings = text_file_->warnings();
+  if (mmproj_file_) {
+    const auto& more = mmproj_file_->warnings();
+    info_.warnings.insert(info_.warnings.end(), more.begin(), more.end());
+    info_.vision = VisionInfo{vision_->projector(), vision_->row_width(), vision_->describe};
+  }
+}
+
+void ModelImpl::check_process() const {
+  if (getpid() != process_)
+    fail(ErrorCode::state,
+         "the model was opened before fork(): its worker threads don't exist in this process; open it "
+         "anew here");
+}
+
+const VisionEncoder& ModelImpl::need_vision() const {
+  if (!vision_)
+    fail(ErrorCode::invalid_argument, "the model was loaded without an mmproj file, so it can't see pictures");
+  return *vision_;
+}
+
+ImagePlan ModelImpl::plan_image(int width, int height) const {
+  return need_vision().plan(width, height);
+}
+
+std::vector<Tile> ModelImpl::preprocess(ImageView image) const {
+  const auto& v = need_vision();
+  check_image_size(image.width, image.height);
+  return v.preprocess(image, v.plan(image.width, image.height));
+}
+
+ImageEmbedding ModelImpl::encode_image(ImageView image, const CancelFlag* cancel, const Progress& progress) const {
+  check_process();
+  const auto& v = need_vision();
+  check_image_size(image.width, image.height);
+  ImageEmbedding out;
+  out.plan = v.plan(image.width, image.height);
+  if (progress) progress("encoding the picture", 0.0f);
+  const std::vector<Tile> tiles = v.preprocess(image, out.plan);
+  const std::lock_guard lock(compute_);
+  out.rows = v.encode(tiles, out.plan, cancel);
+  if (progress) progress("encoding the picture", 1.0f);
+  return out;
+}
+
+ChatTemplate ModelImpl::chat_template() const {
+  const std::lock_guard lock(template_mutex_);
+  if (!template_) template_ = detect_chat_template(*text_file_, vision_ ? vision_->projector() : "");
+  return *template_;
+}
+
+void ModelImpl::set_chat_template(const std::string& name) const {
+  const ChatTemplate t = chat_template_from_name(name);
+  const std::lock_guard lock(template_mutex_);
+  template_ = t;
+}
+
+std::string ModelImpl::apply_template(const std::vector<Message>& messages) const {
+  std::string out;
+  for (const PromptPiece& p : render_chat(chat_template(), messages))
+    out += p.kind == PromptPiece::image ? "<__media__>" : p.value;
+  return out;
+}
+
+std::unique_ptr<Session> ModelImpl::session(const KvOptions& kv, int64_t n_ctx) const {
+  check_process();
+  check_kv_options(kv);
+  if (n_ctx == 0) n_ctx = std::min<int64_t>(8192, text_->params().n_ctx_train);
+  if (n_ctx < 1 || n_ctx > int64_t{1} << 24)
+    fail(ErrorCode::invalid_argument, "n_ctx: found ", n_ctx, ", expected 1 to ", int64_t{1} << 24);
+  auto self = std::static_pointer_cast<const ModelImpl>(shared_from_this());
+  return std::make_unique<SessionImpl>(std::move(self), kv, n_ctx);
+}
+
+}  // namespace foveal

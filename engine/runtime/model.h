@@ -1,0 +1,52 @@
+// The loaded model behind engine.h: files, backend, decoder, encoder, tokenizer. Immutable after load; sessions take
+// turns on its backend.
+#pragma once
+
+#include <sys/types.h>
+
+#include <mutex>
+
+#include "engine/engine.h"
+#include "engine/models/text_model.h"
+
+namespace foveal {
+
+class ModelImpl final : public Model {
+ public:
+  ModelImpl(const std::string& path, const ModelOptions& options);
+
+  const ModelInfo& info() const override { return info_; }
+  std::shared_ptr<const Tokenizer> tokenizer() const override { return tokenizer_; }
+  bool has_vision() const override { return vision_ != nullptr; }
+  ImagePlan plan_image(int width, int height) const override;
+  std::vector<Tile> preprocess(ImageView image) const override;
+  ImageEmbedding encode_image(ImageView image, const CancelFlag* cancel, const Progress& progress) const override;
+  ChatTemplate chat_template() const override;
+  void set_chat_template(const std::string& name) const override;
+  const std::string& template_text() const override { return template_text_; }
+  std::string apply_template(const std::vector<Message>& messages) const override;
+  std::unique_ptr<Session> session(const KvOptions& kv, int64_t n_ctx) const override;
+
+  const TextModel& text() const { return *text_; }
+  const VisionEncoder* vision() const { return vision_.get(); }
+  Backend& backend() const { return *backend_; }
+  const VisionEncoder& need_vision() const;
+  // Held by whoever uses the backend.
+  std::mutex& compute() const { return compute_; }
+  // state error in a forked child, whose copy of the worker threads is dead.
+  void check_process() const;
+
+ private:
+  std::shared_ptr<const Gguf> text_file_, mmproj_file_;
+  std::unique_ptr<Backend> backend_;
+  std::shared_ptr<const Tokenizer> tokenizer_;
+  std::unique_ptr<VisionEncoder> vision_;
+  std::unique_ptr<TextModel> text_;
+  ModelInfo info_;
+  std::string template_text_;
+  pid_t process_;
+  mutable std::mutex compute_, template_mutex_;
+  mutable std::optional<ChatTemplate> template_;
+};
+
+}  // namespace foveal

@@ -1,0 +1,302 @@
+// Layer by layer prefill: all chunks of a layer, then its eviction, then the next layer. One layer's whole K and V, in
+// float32, is the most that lives beside the cache.
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+
+#include "engine/runtime/session.h"
+
+namespace foveal {
+
+// What a prefill that fails or is cancelled puts back. With eviction the layers already done have dropped rows of
+// earlier turns, so those are kept beside until the end (never in a session's first prefill).
+struct SessionImpl::Undo {
+  explicit Undo(SessionImpl& s)
+      : session(s),
+        n_rows(s.n_rows()),
+        next_pos(s.next_pos_),
+        evicted_before(s.evicted_before_),
+        budget(s.budget_),
+        n_images(s.seen_images_.size()) {
+    if (n_rows == 0) return;
+    rings = s.rings_;
+    evict_above = s.evict_above_;
+    if (s.kv_.budget.kind != Budget::everything || s.params().n_rope_tables > 1) store = s.store_->clone();
+  }
+  void restore() {
+    SessionImpl& s = session;
+    if (store) {
+      s.store_ = std::move(store);
+    } else {
+      s.store_->truncate(static_cast<int32_t>(n_rows));
+    }
+    if (n_rows > 0) {
+      s.rings_ = std::move(rings);
+      s.evict_above_ = std::move(evict_above);
+    } else {
+      for (QueryRing& ring : s.rings_) ring.drop_from(0);
+    }
+    s.tokens_.resize(static_cast<size_t>(n_rows));
+    s.positions_.resize(static_cast<size_t>(n_rows));
+    s.image_of_.resize(static_cast<size_t>(n_rows));
+    s.seen_images_.resize(n_images);
+    s.next_pos_ = next_pos;
+    s.evicted_before_ = evicted_before;
+    s.budget_ = budget;
+    s.store_->note_other_bytes(0);
+  }
+
+  SessionImpl& session;
+  int64_t n_rows, next_pos, evicted_before, budget;
+  size_t n_images;
+  std::vector<QueryRing> rings;
+  std::vector<int64_t> evict_above;
+  std::unique_ptr<KvStore> store;
+};
+
+void SessionImpl::check_cancelled() const {
+  if (cancelled_.load(std::memory_order_relaxed)) fail(ErrorCode::state, "cancelled");
+}
+
+// Refuses before any work what can't fit.
+void SessionImpl::check_room(const PromptRows& rows) const {
+  const bool bounded_rows = kv_.on_full == OnFull::evict;
+  const int64_t used = bounded_rows ? 0 : next_pos_;
+  const int64_t needed = bounded_rows ? rows.size() : rows.next_pos - next_pos_;
+  if (used + needed <= n_ctx_) return;
+  std::string hint = "; a larger n_ctx would fit";
+  if (!rows.images.empty()) {
+    int64_t text = needed;
+    for (const PromptImage& image : rows.images) text -= image.plan.n_rows;
+    const int64_t each = (n_ctx_ - used - text) / static_cast<int64_t>(rows.images.size());
+    if (each > 0) hint += cat(", or image_max_tokens=", each);
+  }
+  fail(ErrorCode::context_full, "the prompt needs ", needed, " positions, ", std::max<int64_t>(0, n_ctx_ - used),
+       " of ", n_ctx_, " are free", hint);
+}
+
+void SessionImpl::encode_images(PromptRows& rows) {
+  const Stopwatch watch;
+  for (size_t i = 0; i < rows.images.size(); ++i) {
+    PromptImage& image = rows.images[i];
+    image.rows = embeddings_->find(image.id);
+    if (image.rows) continue;
+    if (progress_) progress_("encoding the picture", static_cast<float>(i) / static_cast<float>(rows.images.size()));
+    const VisionEncoder& vision = model_->need_vision();
+    const std::vector<Tile> tiles = vision.preprocess(image.pixels.view(), image.plan);
+    image.rows = std::make_shared<Matrix>(vision.encode(tiles, image.plan, &cancelled_));
+    embeddings_->put(image.id, image.rows);
+    check_cancelled();
+  }
+  stats_.ms.image_encode += watch.ms();
+}
+
+// x [T, n_embd]: token rows from the embedding table, picture rows from the encoder.
+void SessionImpl::fill_hidden(const PromptRows& rows, Mat x) const {
+  const int64_t n = rows.size();
+  for (int64_t i = 0; i < n;) {
+    int64_t j = i + 1;
+    const int32_t image = rows.image_of[static_cast<size_t>(i)];
+    while (j < n && rows.image_of[static_cast<size_t>(j)] == image) ++j;
+    if (image < 0) {
+      model_->text().embed(x.rows_at(i, j - i),
+                           std::span(rows.ids).subspan(static_cast<size_t>(i), static_cast<size_t>(j - i)));
+    } else {
+      const ConstMat source = rows.images[static_cast<size_t>(image)].rows->view();
+      for (int64_t k = i; k < j; ++k)
+        std::memcpy(x.row(k), source.row(rows.row_in_image[static_cast<size_t>(k)]),
+                    static_cast<size_t>(x.cols) * sizeof(float));
+    }
+    i = j;
+  }
+}
+
+// Qwen3-VL: level k of a picture's rows is added to the hidden states after layer k.
+void SessionImpl::add_deepstack(const PromptRows& rows, Mat x, int level) const {
+  for (int64_t i = 0; i < rows.size(); ++i) {
+    const int32_t image = rows.image_of[static_cast<size_t>(i)];
+    if (image < 0) continue;
+    const ConstMat source = rows.images[static_cast<size_t>(image)].rows->view();
+    const float* extra = source.row(rows.row_in_image[static_cast<size_t>(i)]) + (level + 1) * x.cols;
+    float* row = x.row(i);
+    for (int64_t c = 0; c < x.cols; ++c) row[c] += extra[c];
+  }
+}
+
+namespace {
+
+struct Chunk {
+  int64_t first, count;
+};
+
+// Per row, one past the last new row that it sees, and the chunks that no two-way picture straddles.
+struct Sight {
+  std::vector<int32_t> end;         // [T] row index
+  std::vector<int32_t> span_start;  // [T] first row of a two-way picture, or the row itself
+  std::vector<Chunk> chunks;
+};
+
+Sight plan_sight(const PromptRows& rows, int64_t chunk_rows) {
+  Sight s;
+  const int64_t n = rows.size();
+  s.end.resize(static_cast<size_t>(n));
+  s.span_start.resize(static_cast<size_t>(n));
+  for (int64_t i = 0; i < n;) {
+    const int32_t image = rows.image_of[static_cast<size_t>(i)];
+    int64_t j = i + 1;
+    if (image >= 0 && rows.images[static_cast<size_t>(image)].plan.bidirectional)
+      while (j < n && rows.image_of[static_cast<size_t>(j)] == image) ++j;
+    for (int64_t k = i; k < j; ++k) {
+      s.end[static_cast<size_t>(k)] = static_cast<int32_t>(j);
+      s.span_start[static_cast<size_t>(k)] = static_cast<int32_t>(i);
+    }
+    i = j;
+  }
+  for (int64_t i = 0; i < n;) {
+    int64_t stop = std::min(n, i + chunk_rows);
+    stop = s.end[static_cast<size_t>(stop - 1)];
+    s.chunks.push_back({i, stop - i});
+    i = stop;
+  }
+  return s;
+}
+
+}  // namespace
+
+void SessionImpl::run_layers(PromptRows& rows) {
+  const TextParams& p = params();
+  Backend& backend = model_->backend();
+  const int64_t n = rows.size(), first = n_rows() - n;
+  const Sight sight = plan_sight(rows, chunk_rows_);
+  int64_t longest_chunk = 0;
+  for (const Chunk& c : sight.chunks) longest_chunk = std::max(longest_chunk, c.count);
+
+  Matrix x(n, p.n_embd);
+  fill_hidden(rows, x.view());
+  std::vector<Matrix> rope;
+  for (int table = 0; table < p.n_rope_tables; ++table) {
+    rope.emplace_back(n, p.n_rot);
+    model_->text().rope_rows(rope.back().view(), rows.positions, table);
+  }
+  LayerScratch scratch(p, longest_chunk);
+
+  int64_t capacity = 0;
+  for (int il = 0; il < p.n_layer; ++il)
+    for (int ih = 0; ih < p.n_head_kv; ++ih) capacity = std::max(capacity, store_->len(il, ih));
+  capacity += n;
+  const int64_t head_floats = capacity * p.head_dim;
+  Buffer<float> layer_k(static_cast<size_t>(head_floats * p.n_head_kv)), layer_v(layer_k.size());
+  store_->note_other_bytes(layer_k.bytes() + layer_v.bytes());
+
+  budget_ = budget_rows(kv_, n_rows());
+  if (budget_ >= 0) protect_rows(kv_);
+  std::vector<KvHead> heads(static_cast<size_t>(p.n_head_kv));
+  std::vector<int32_t> lo(static_cast<size_t>(n)), hi(static_cast<size_t>(n)), slots;
+  std::vector<std::vector<int32_t>> index(heads.size());
+  std::vector<std::span<const int32_t>> index_views(heads.size());
+
+  for (int il = 0; il < p.n_layer; ++il) {
+    const int window = p.sliding_window[static_cast<size_t>(il)];
+    const bool evict = budget_ >= 0 && window == 0;
+    for (size_t ih = 0; ih < heads.size(); ++ih) {  // rows of earlier turns, as float32
+      const KvHead past = store_->heads(il)[ih];
+      heads[ih] = {layer_k.data() + static_cast<int64_t>(ih) * head_floats,
+                   layer_v.data() + static_cast<int64_t>(ih) * head_floats, past.len};
+      const auto past_index = store_->token_index(il, static_cast<int>(ih));
+      index[ih].assign(past_index.begin(), past_index.end());
+      slots.resize(static_cast<size_t>(past.len));
+      std::iota(slots.begin(), slots.end(), 0);
+      if (past.len > 0) backend.gather_slots(heads[ih], KvType::F32, past, store_->shape().type, slots, p.head_dim);
+    }
+    const int64_t base = index[0].empty() ? first : index[0].front();
+    for (int64_t i = 0; window > 0 && i < n; ++i) {
+      const int64_t oldest =
+          std::min<int64_t>(first + i - window + 1, first + sight.span_start[static_cast<size_t>(i)]);
+      lo[static_cast<size_t>(i)] = static_cast<int32_t>(std::max<int64_t>(0, oldest - base));
+    }
+    if (!evict && window == 0) store_->reserve(il, n);
+    PrefillKv kv(backend, p, heads, rings_[static_cast<size_t>(il)], !evict && window == 0 ? store_.get() : nullptr,
+                 il);
+    std::vector<ConstMat> rope_views(rope.size());
+    for (const Chunk& c : sight.chunks) {
+      check_cancelled();
+      if (progress_)
+        progress_("reading the prompt", (static_cast<float>(il) + static_cast<float>(c.first) / static_cast<float>(n)) /
+                                            static_cast<float>(p.n_layer));
+      for (int64_t i = 0; i < c.count; ++i)
+        hi[static_cast<size_t>(i)] = static_cast<int32_t>(sight.end[static_cast<size_t>(c.first + i)] - c.first);
+      kv.start_chunk({window > 0 ? lo.data() + c.first : nullptr, hi.data()}, static_cast<int32_t>(first + c.first),
+                     static_cast<int32_t>(n_rows() - rings_[static_cast<size_t>(il)].capacity()));
+      for (size_t t = 0; t < rope.size(); ++t) rope_views[t] = ConstMat(rope[t].view()).rows_at(c.first, c.count);
+      model_->text().layer(il, x.view().rows_at(c.first, c.count), rope_views, kv, scratch);
+    }
+    if (il < p.n_deepstack && !rows.images.empty()) add_deepstack(rows, x.view(), il);
+
+    for (auto& list : index)
+      for (int64_t i = first; i < n_rows(); ++i) list.push_back(static_cast<int32_t>(i));
+    if (evict) {
+      const Stopwatch watch;
+      for (size_t ih = 0; ih < heads.size(); ++ih) index_views[ih] = index[ih];
+      const SelectResult chosen = choose(il, kv_, budget_, heads, KvType::F32, index_views);
+      for (size_t ih = 0; ih < heads.size(); ++ih)
+        store_->assign(il, static_cast<int>(ih), heads[ih], KvType::F32, chosen.keep[ih], index[ih]);
+      int64_t before = 0;
+      for (const KvHead& head : heads) before += head.len;
+      note_choice(il, chosen, before);
+      evict_ms_ += watch.ms();
+    } else if (window > 0) {  // a ring of the window's rows
+      for (size_t ih = 0; ih < heads.size(); ++ih) {
+        const int64_t keep = std::min<int64_t>(heads[ih].len, window);
+        slots.resize(static_cast<size_t>(keep));
+        std::iota(slots.begin(), slots.end(), static_cast<int32_t>(heads[ih].len - keep));
+        store_->assign(il, static_cast<int>(ih), heads[ih], KvType::F32, slots, index[ih]);
+      }
+    }
+  }
+  store_->note_other_bytes(0);
+  model_->text().head(logits_.view(), x.view().rows_at(n - 1, 1));
+  has_logits_ = true;
+}
+
+void SessionImpl::prefill_rows(PromptRows& rows) {
+  if (rows.size() == 0) fail(ErrorCode::invalid_argument, "prefill: the prompt is empty, expected at least one token");
+  check_room(rows);
+  encode_images(rows);
+  const Stopwatch watch;
+  Undo undo(*this);
+  evict_ms_ = 0;
+  try {
+    const auto first = static_cast<int32_t>(n_rows());
+    const auto first_image = static_cast<int32_t>(seen_images_.size());
+    for (PromptImage& image : rows.images) seen_images_.push_back({first + image.first_row, image.plan, image.id});
+    tokens_.insert(tokens_.end(), rows.ids.begin(), rows.ids.end());
+    positions_.insert(positions_.end(), rows.positions.begin(), rows.positions.end());
+    for (const int32_t image : rows.image_of) image_of_.push_back(image < 0 ? -1 : first_image + image);
+    next_pos_ = rows.next_pos;
+    run_layers(rows);
+  } catch (...) {
+    undo.restore();
+    throw;
+  }
+  unstepped_.reset();
+  stats_.ms.evict += evict_ms_;
+  stats_.ms.prefill += watch.ms() - evict_ms_;
+}
+
+void SessionImpl::prefill(std::span<const Part> parts) {
+  const Use use(*this);
+  cancelled_.store(false);
+  PromptBuilder builder(*model_->tokenizer(), model_->vision(), params());
+  builder.rows.next_pos = next_pos_;
+  builder.add_parts(parts, n_rows() == 0);
+  stats_ = {};
+  prefill_rows(builder.rows);
+  running_ = false;
+  chat_messages_.clear();
+  chat_images_.clear();
+  stats_.prompt_tokens = builder.rows.size();
+  for (const PromptImage& image : builder.rows.images) stats_.image_tokens += image.plan.n_rows;
+  stats_.kv = kv_stats();
+}
+
+}  // namespace foveal

@@ -1,0 +1,195 @@
+// A session's state: rows seen, what the cache holds of them, fork.
+#include "engine/runtime/session.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace foveal {
+
+namespace {
+
+KvShape store_shape(const TextParams& p, const KvOptions& kv, int64_t n_ctx) {
+  KvShape s;
+  s.n_layer = p.n_layer;
+  s.n_head_kv = p.n_head_kv;
+  s.head_dim = p.head_dim;
+  // One head may hold the shares of all heads of its layer (adakv), where positions aren't bounded by n_ctx.
+  s.max_rows = (kv.on_full == OnFull::evict ? n_ctx * p.n_head_kv : n_ctx) + kv.slack + 1;
+  s.type = kv.dtype;
+  return s;
+}
+
+constexpr int64_t kRingRows = 64;               // queries remembered per layer, at least
+constexpr size_t kEmbeddingBytes = 256u << 20;  // encoded pictures remembered per session
+
+}  // namespace
+
+SessionImpl::Use::Use(const SessionImpl& s) : session_(s) {
+  s.model_->check_process();
+  if (s.busy_.exchange(true))
+    fail(ErrorCode::state, "the session is busy with another call; one session serves one thread");
+  lock_ = std::unique_lock(s.model_->compute());
+}
+
+SessionImpl::Use::~Use() {
+  session_.busy_.store(false);
+}
+
+SessionImpl::SessionImpl(std::shared_ptr<const ModelImpl> model, const KvOptions& kv, int64_t n_ctx)
+    : model_(std::move(model)),
+      kv_(kv),
+      n_ctx_(n_ctx),
+      store_(std::make_unique<KvStore>(store_shape(params(), kv, n_ctx), model_->backend())),
+      evict_above_(static_cast<size_t>(params().n_layer), 0),
+      scratch_(params(), 1),
+      x_(1, params().n_embd),
+      rope_(params().n_rope_tables, params().n_rot),
+      logits_(1, params().n_vocab),
+      decode_kv_(model_->backend(), params()),
+      embeddings_(std::make_shared<EmbeddingCache>(kEmbeddingBytes)) {
+  const TextParams& p = params();
+  rings_.assign(static_cast<size_t>(p.n_layer),
+                QueryRing(std::max<int64_t>(kRingRows, kv.window), int64_t{p.n_head} * p.head_dim));
+  load_tables(kv_);
+  const auto reserve = static_cast<size_t>(std::min<int64_t>(n_ctx, 1 << 16));
+  tokens_.reserve(reserve);
+  positions_.reserve(reserve);
+  image_of_.reserve(reserve);
+}
+
+SessionImpl::SessionImpl(const SessionImpl& o)
+    : Session(),
+      model_(o.model_),
+      kv_(o.kv_),
+      n_ctx_(o.n_ctx_),
+      store_(o.store_->clone()),
+      rings_(o.rings_),
+      tokens_(o.tokens_),
+      positions_(o.positions_),
+      image_of_(o.image_of_),
+      seen_images_(o.seen_images_),
+      pins_(o.pins_),
+      next_pos_(o.next_pos_),
+      evicted_before_(o.evicted_before_),
+      budget_(o.budget_),
+      evict_above_(o.evict_above_),
+      r_(o.r_),
+      kept_mass_(o.kept_mass_),
+      table_scores_(o.table_scores_),
+      table_r_(o.table_r_),
+      scratch_(params(), 1),
+      x_(1, params().n_embd),
+      rope_(params().n_rope_tables, params().n_rot),
+      logits_(1, params().n_vocab),
+      decode_kv_(model_->backend(), params()),
+      has_logits_(o.has_logits_),
+      chunk_rows_(o.chunk_rows_),
+      embeddings_(o.embeddings_),
+      unstepped_(o.unstepped_),
+      chat_messages_(o.chat_messages_),
+      chat_images_(o.chat_images_) {
+  std::memcpy(logits_.view().data, o.logits_.view().data, logits_.bytes());
+}
+
+std::unique_ptr<Session> SessionImpl::fork() const {
+  const Use use(*this);
+  return std::make_unique<SessionImpl>(*this);
+}
+
+std::span<const float> SessionImpl::logits() const {
+  if (!has_logits_) fail(ErrorCode::state, "logits: the session has seen no rows yet; call prefill first");
+  return {logits_.view().data, static_cast<size_t>(params().n_vocab)};
+}
+
+namespace {
+void check_layer(int il, int n_layer) {
+  if (il < 0 || il >= n_layer) fail(ErrorCode::invalid_argument, "layer: found ", il, ", expected 0 to ", n_layer - 1);
+}
+}  // namespace
+
+std::vector<std::vector<int32_t>> SessionImpl::kept(int il) const {
+  check_layer(il, params().n_layer);
+  const int window = params().sliding_window[static_cast<size_t>(il)];
+  std::vector<std::vector<int32_t>> out;
+  for (int ih = 0; ih < params().n_head_kv; ++ih) {
+    auto index = store_->token_index(il, ih);
+    if (window > 0 && static_cast<int64_t>(index.size()) > window) index = index.last(static_cast<size_t>(window));
+    out.emplace_back(index.begin(), index.end());
+  }
+  return out;
+}
+
+std::pair<std::vector<Matrix>, std::vector<Matrix>> SessionImpl::kv_arrays(int il) const {
+  const Use use(*this);
+  const auto rows = kept(il);
+  std::pair<std::vector<Matrix>, std::vector<Matrix>> out;
+  for (size_t ih = 0; ih < rows.size(); ++ih) {
+    const KvHead src = store_->heads(il)[ih];
+    const auto n = static_cast<int64_t>(rows[ih].size());
+    Matrix k(n, params().head_dim), v(n, params().head_dim);
+    std::vector<int32_t> slots(rows[ih].size());
+    for (size_t j = 0; j < slots.size(); ++j) slots[j] = static_cast<int32_t>(src.len - n + static_cast<int64_t>(j));
+    model_->backend().gather_slots({k.view().data, v.view().data, n}, KvType::F32, src, store_->shape().type, slots,
+                                   params().head_dim);
+    out.first.push_back(std::move(k));
+    out.second.push_back(std::move(v));
+  }
+  return out;
+}
+
+void SessionImpl::set_chunk_rows(int64_t n) {
+  if (n < 1 || n > 1 << 20) fail(ErrorCode::invalid_argument, "chunk rows: found ", n, ", expected 1 to ", 1 << 20);
+  chunk_rows_ = n;
+}
+
+void SessionImpl::clear() {
+  store_->truncate(0);
+  for (QueryRing& ring : rings_) ring.drop_from(0);
+  tokens_.clear();
+  positions_.clear();
+  image_of_.clear();
+  seen_images_.clear();
+  pins_.clear();
+  next_pos_ = evicted_before_ = 0;
+  budget_ = -1;
+  has_logits_ = false;
+  unstepped_.reset();
+  chat_messages_.clear();
+  chat_images_.clear();
+}
+
+// Whether the rows from n on can be dropped with an exact result: they were never up for eviction, n splits no picture
+// whose rows see each other both ways, and no sliding window has lost rows that n's would see.
+bool SessionImpl::can_cut_at(int64_t n) const {
+  if (n < evicted_before_) return false;
+  if (n < n_rows() && image_of_[static_cast<size_t>(n)] >= 0) {
+    const SeenImage& image = seen_images_[static_cast<size_t>(image_of_[static_cast<size_t>(n)])];
+    if (n != image.first_row) return false;
+  }
+  for (int il = 0; il < params().n_layer; ++il) {
+    const int window = params().sliding_window[static_cast<size_t>(il)];
+    if (window == 0) continue;
+    const auto index = store_->token_index(il, 0);
+    const int64_t first = index.empty() ? n_rows() : index.front();
+    if (first > std::max<int64_t>(0, n - window + 1)) return false;
+  }
+  return true;
+}
+
+void SessionImpl::cut(int64_t n) {
+  if (n >= n_rows()) return;
+  store_->truncate(static_cast<int32_t>(n));
+  for (QueryRing& ring : rings_) ring.drop_from(static_cast<int32_t>(n));
+  // A picture is cut at its first row only, whose time position is the picture's origin; so both give the position.
+  next_pos_ = positions_[static_cast<size_t>(n)].t;
+  tokens_.resize(static_cast<size_t>(n));
+  positions_.resize(static_cast<size_t>(n));
+  image_of_.resize(static_cast<size_t>(n));
+  while (!seen_images_.empty() && seen_images_.back().first_row >= n) seen_images_.pop_back();
+  for (auto& pin : pins_) pin.second = std::min(pin.second, n);
+  std::erase_if(pins_, [](const auto& pin) { return pin.first >= pin.second; });
+  has_logits_ = false;
+  unstepped_.reset();
+}
+
+}  // namespace foveal

@@ -1,0 +1,162 @@
+// The one Session behind engine.h. Split by concern over session.cpp (rows, queries about them), prefill.cpp,
+// decode.cpp, evict.cpp, turn.cpp (chat and generation).
+#pragma once
+
+#include <chrono>
+
+#include "engine/kv/select.h"
+#include "engine/runtime/layer_kv.h"
+#include "engine/runtime/model.h"
+#include "engine/runtime/prompt.h"
+#include "engine/runtime/sampler.h"
+
+namespace foveal {
+
+class SessionImpl final : public Session {
+ public:
+  SessionImpl(std::shared_ptr<const ModelImpl> model, const KvOptions& kv, int64_t n_ctx);
+  SessionImpl(const SessionImpl& other);  // fork
+
+  void prefill(std::span<const Part> parts) override;
+  void step(int32_t token) override;
+  std::span<const float> logits() const override;
+  const std::vector<int32_t>& tokens() const override { return tokens_; }
+  int64_t pos() const override { return next_pos_; }
+  size_t kv_bytes() const override { return store_->bytes(); }
+  size_t kv_peak_bytes() const override { return store_->peak_bytes(); }
+  std::vector<std::vector<int32_t>> kept(int il) const override;
+  std::pair<std::vector<Matrix>, std::vector<Matrix>> kv_arrays(int il) const override;
+  KvStats evict(const KvOptions& kv) override;
+  void pin(int64_t start, int64_t stop) override;
+  std::unique_ptr<Session> fork() const override;
+  const KvOptions& kv_options() const override { return kv_; }
+  int64_t n_ctx() const override { return n_ctx_; }
+  std::shared_ptr<const Model> model() const override { return model_; }
+  const std::vector<SeenImage>& images() const override { return seen_images_; }
+
+  void start_chat(const std::vector<Message>& messages, std::span<const ImageView> images,
+                  const GenerateOptions& options) override;
+  void start(std::span<const Part> parts, const GenerateOptions& options) override;
+  bool next(std::string& piece) override;
+  const std::vector<int32_t>& reply_tokens() const override { return reply_tokens_; }
+  const TurnStats& stats() const override { return stats_; }
+  void cancel() noexcept override { cancelled_.store(true, std::memory_order_relaxed); }
+  void set_progress(Progress progress) override { progress_ = std::move(progress); }
+
+  // Rows of a prefill that go through a layer together. Results don't depend on it.
+  void set_chunk_rows(int64_t n) override;
+
+ private:
+  // Refuses a second caller (state error) and takes the model's backend for the call.
+  class Use {
+   public:
+    explicit Use(const SessionImpl& s);
+    ~Use();
+
+   private:
+    const SessionImpl& session_;
+    std::unique_lock<std::mutex> lock_;
+  };
+  struct Undo;  // what a failed prefill puts back
+
+  // ---- prefill.cpp
+  void prefill_rows(PromptRows& rows);
+  void check_room(const PromptRows& rows) const;
+  void encode_images(PromptRows& rows);
+  void run_layers(PromptRows& rows);
+  void fill_hidden(const PromptRows& rows, Mat x) const;
+  void add_deepstack(const PromptRows& rows, Mat x, int level) const;
+  void check_cancelled() const;
+
+  // ---- decode.cpp
+  void decode(int32_t token);
+
+  // ---- evict.cpp
+  int64_t budget_rows(const KvOptions& kv, int64_t total_rows) const;  // rows per head; -1: everything
+  SelectResult choose(int il, const KvOptions& kv, int64_t budget, std::span<const KvHead> rows, KvType type,
+                      std::span<const std::span<const int32_t>> index);
+  void note_choice(int il, const SelectResult& chosen, int64_t rows_before);
+  void protect_rows(const KvOptions& kv);
+  void evict_store_layer(int il, const KvOptions& kv, int64_t budget);
+  void evict_after_step();
+  bool evictable(int il) const { return params().sliding_window[static_cast<size_t>(il)] == 0; }
+  void load_tables(const KvOptions& kv);
+  KvStats kv_stats() const;
+
+  // ---- turn.cpp
+  void begin_turn(const GenerateOptions& options);
+  bool continues_chat(const std::vector<Message>& messages, const std::vector<ImageId>& ids) const;
+  void append_continuation(const std::vector<Message>& messages, std::span<const ImageView> images);
+  void reuse_or_restart(PromptRows& rows);
+  int64_t common_prefix(const PromptRows& rows) const;
+  bool can_cut_at(int64_t n) const;
+  void cut(int64_t n);
+  void clear();
+  bool take(std::string& piece);
+  void finish(const char* reason);
+
+  const TextParams& params() const { return model_->text().params(); }
+  int64_t n_rows() const { return static_cast<int64_t>(tokens_.size()); }
+
+  std::shared_ptr<const ModelImpl> model_;
+  KvOptions kv_;
+  int64_t n_ctx_;
+  std::unique_ptr<KvStore> store_;
+  std::vector<QueryRing> rings_;  // [n_layer]
+
+  // every row seen so far
+  std::vector<int32_t> tokens_;
+  std::vector<Position> positions_;
+  std::vector<int32_t> image_of_;  // index into seen_images_, -1 for text
+  std::vector<SeenImage> seen_images_;
+  std::vector<std::pair<int64_t, int64_t>> pins_;
+  int64_t next_pos_ = 0;
+  int64_t evicted_before_ = 0;  // rows from here on have never been up for eviction
+
+  // eviction
+  int64_t budget_ = -1;                        // rows per head at the last prefill, -1: everything
+  std::vector<int64_t> evict_above_;           // [n_layer] total rows of a layer that call for another eviction
+  std::vector<uint8_t> protected_;             // [n_rows]
+  std::vector<float> r_, kept_mass_;           // [n_layer * n_head_kv]
+  std::vector<float> table_scores_, table_r_;  // SparseMM's and MixKV's tables, from kv_.tables
+  int64_t evictions_ = 0;
+  double evict_ms_ = 0;
+
+  // decode scratch, sized once
+  LayerScratch scratch_;
+  Matrix x_, rope_, logits_;
+  DecodeKv decode_kv_;
+  bool has_logits_ = false;
+  int64_t chunk_rows_ = 512;
+  std::shared_ptr<EmbeddingCache> embeddings_;
+
+  // the running turn
+  std::unique_ptr<Sampler> sampler_;
+  std::optional<StreamDecoder> decoder_;
+  GenerateOptions options_;
+  std::vector<int32_t> reply_tokens_;
+  std::optional<int32_t> unstepped_;  // sampled and shown, not yet in the cache
+  std::string held_;                  // text that may be the start of a stop string
+  std::string reply_text_;
+  bool running_ = false;
+  TurnStats stats_;
+  std::vector<Message> chat_messages_;  // the conversation that the rows stand for, reply included
+  std::vector<ImageId> chat_images_;
+
+  mutable std::atomic<bool> busy_{false};
+  std::atomic<bool> cancelled_{false};
+  Progress progress_;
+};
+
+// Milliseconds since construction.
+class Stopwatch {
+ public:
+  double ms() const {
+    return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start_).count();
+  }
+
+ private:
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
+
+}  // namespace foveal

@@ -1,0 +1,288 @@
+// A chat turn: what the session already holds is reused, the rest is prefilled, then text is pulled piece by piece.
+#include <algorithm>
+
+#include "engine/runtime/session.h"
+
+namespace foveal {
+
+namespace {
+
+bool same_text_parts(const Message& a, const Message& b) {
+  if (a.role != b.role || a.content.size() != b.content.size()) return false;
+  for (size_t i = 0; i < a.content.size(); ++i)
+    if (a.content[i].kind != b.content[i].kind || a.content[i].value != b.content[i].value ||
+        a.content[i].image_index != b.content[i].image_index)
+      return false;
+  return true;
+}
+
+void check_image_indices(const std::vector<Message>& messages, size_t n_images) {
+  std::vector<int> used(n_images, 0);
+  for (size_t m = 0; m < messages.size(); ++m)
+    for (const ContentPart& part : messages[m].content) {
+      if (part.kind != ContentPart::image) continue;
+      if (part.image_index < 0 || static_cast<size_t>(part.image_index) >= n_images)
+        fail(ErrorCode::invalid_argument, "message ", m, " refers to picture ", part.image_index, ", but ", n_images,
+             " were given");
+      ++used[static_cast<size_t>(part.image_index)];
+    }
+  for (size_t i = 0; i < n_images; ++i)
+    if (used[i] == 0) fail(ErrorCode::invalid_argument, "picture ", i, " stands in no message");
+}
+
+// Rendered pieces -> rows: neighbouring texts are one text, user content never parses as control tokens.
+void add_pieces(PromptBuilder& b, std::span<const PromptPiece> pieces, std::span<const ImageView> images,
+                bool continuation) {
+  std::vector<TextPiece> run;
+  const auto flush = [&] {
+    if (!run.empty()) b.add_text(run, continuation);
+    run.clear();
+    continuation = false;
+  };
+  for (const PromptPiece& p : pieces) {
+    if (p.kind == PromptPiece::text) {
+      if (!p.value.empty()) run.push_back({p.value, !p.content});
+      continue;
+    }
+    flush();
+    b.add_image(images[static_cast<size_t>(p.image_index)]);
+  }
+  flush();
+}
+
+}  // namespace
+
+void SessionImpl::begin_turn(const GenerateOptions& o) {
+  if (o.max_tokens < -1)
+    fail(ErrorCode::invalid_argument, "max_tokens: found ", o.max_tokens, ", expected -1 (no limit) or more");
+  for (const std::string& s : o.stop)
+    if (s.empty()) fail(ErrorCode::invalid_argument, "stop: found an empty string, expected text");
+  auto sampler = std::make_unique<Sampler>(o.sample, params().n_vocab, model_->tokenizer()->suppressed());
+  sampler_ = std::move(sampler);
+  options_ = o;
+  cancelled_.store(false);
+  running_ = false;
+  stats_ = {};
+  stats_.seed = sampler_->seed();
+  evictions_ = 0;
+}
+
+// Whether the new conversation is the one that the rows stand for, and more.
+bool SessionImpl::continues_chat(const std::vector<Message>& messages, const std::vector<ImageId>& ids) const {
+  if (chat_messages_.empty() || messages.size() <= chat_messages_.size() || ids.size() < chat_images_.size())
+    return false;
+  for (size_t i = 0; i < chat_messages_.size(); ++i)
+    if (!same_text_parts(chat_messages_[i], messages[i])) return false;
+  return std::equal(chat_images_.begin(), chat_images_.end(), ids.begin());
+}
+
+// The rows after the last assistant message that the session wrote itself: its own ids are kept, not tokenised anew.
+void SessionImpl::append_continuation(const std::vector<Message>& messages, std::span<const ImageView> images) {
+  const std::vector<PromptPiece> pieces = render_chat(model_->chat_template(), messages);
+  const int last = static_cast<int>(chat_messages_.size()) - 1;
+  size_t from = 0;
+  for (size_t i = 0; i < pieces.size(); ++i)
+    if (pieces[i].message == last && pieces[i].content) from = i + 1;
+  PromptBuilder b(*model_->tokenizer(), model_->vision(), params());
+  b.rows.next_pos = next_pos_;
+  if (unstepped_) b.add_id(*unstepped_);
+  add_pieces(b, std::span(pieces).subspan(from), images, true);
+  stats_.cached_tokens = n_rows();
+  stats_.prompt_tokens = n_rows() + b.rows.size();
+  for (const PromptImage& image : b.rows.images) stats_.image_tokens += image.plan.n_rows;
+  for (const SeenImage& image : seen_images_) stats_.image_tokens += image.plan.n_rows;
+  prefill_rows(b.rows);
+}
+
+int64_t SessionImpl::common_prefix(const PromptRows& rows) const {
+  const int64_t n = std::min(rows.size(), n_rows());
+  int64_t i = 0;
+  for (; i < n; ++i) {
+    const auto at = static_cast<size_t>(i);
+    if (rows.ids[at] != tokens_[at]) break;
+    if (rows.ids[at] >= 0) continue;
+    const PromptImage& a = rows.images[static_cast<size_t>(rows.image_of[at])];
+    const SeenImage& b = seen_images_[static_cast<size_t>(image_of_[at])];
+    if (a.id != b.hash || a.first_row != b.first_row) break;
+  }
+  return i;
+}
+
+// Drops from `rows` what the session holds already, or drops what the session holds when that isn't possible.
+void SessionImpl::reuse_or_restart(PromptRows& rows) {
+  int64_t n = common_prefix(rows);
+  if (n == rows.size() && (n < n_rows() || !has_logits_)) --n;  // the last row must run to give logits
+  while (n > 0 && n < n_rows() && image_of_[static_cast<size_t>(n)] >= 0)
+    n = seen_images_[static_cast<size_t>(image_of_[static_cast<size_t>(n)])].first_row;
+  if (n < n_rows() && !can_cut_at(n)) {
+    stats_.started_over = true;
+    stats_.note = cat("the conversation changed at row ", n, " of ", n_rows(),
+                      ", before rows that were up for eviction: everything was read again");
+    clear();
+    n = 0;
+  }
+  cut(n);
+  stats_.cached_tokens = n;
+  if (n == 0) return;
+  PromptRows rest;
+  rest.next_pos = rows.next_pos;
+  int dropped = 0;
+  while (dropped < static_cast<int>(rows.images.size()) &&
+         rows.images[static_cast<size_t>(dropped)].first_row + rows.images[static_cast<size_t>(dropped)].plan.n_rows <=
+             n)
+    ++dropped;
+  for (int64_t i = n; i < rows.size(); ++i) {
+    const auto at = static_cast<size_t>(i);
+    rest.ids.push_back(rows.ids[at]);
+    rest.positions.push_back(rows.positions[at]);
+    rest.image_of.push_back(rows.image_of[at] < 0 ? -1 : rows.image_of[at] - dropped);
+    rest.row_in_image.push_back(rows.row_in_image[at]);
+  }
+  for (size_t i = static_cast<size_t>(dropped); i < rows.images.size(); ++i) {
+    rest.images.push_back(std::move(rows.images[i]));
+    rest.images.back().first_row -= n;
+  }
+  rows = std::move(rest);
+}
+
+void SessionImpl::start_chat(const std::vector<Message>& messages, std::span<const ImageView> images,
+                             const GenerateOptions& options) {
+  const Use use(*this);
+  if (messages.empty()) fail(ErrorCode::invalid_argument, "messages: found none, expected at least one");
+  check_image_indices(messages, images.size());
+  begin_turn(options);
+  std::vector<ImageId> ids;
+  for (const ImageView& image : images) ids.push_back(image_id(image, model_->need_vision()));
+  if (continues_chat(messages, ids)) {
+    append_continuation(messages, images);
+  } else {
+    PromptBuilder b(*model_->tokenizer(), model_->vision(), params());
+    b.add_bos_if_missing();
+    add_pieces(b, render_chat(model_->chat_template(), messages), images, false);
+    stats_.prompt_tokens = b.rows.size();
+    for (const PromptImage& image : b.rows.images) stats_.image_tokens += image.plan.n_rows;
+    if (b.rows.next_pos > n_ctx_ && kv_.on_full != OnFull::evict) check_room(b.rows);
+    reuse_or_restart(b.rows);
+    if (b.rows.size() > 0) prefill_rows(b.rows);
+  }
+  chat_messages_ = messages;
+  chat_images_ = std::move(ids);
+  reply_tokens_.clear();
+  reply_text_.clear();
+  held_.clear();
+  decoder_.emplace(model_->tokenizer());
+  running_ = true;
+  stats_.kv = kv_stats();
+}
+
+void SessionImpl::start(std::span<const Part> parts, const GenerateOptions& options) {
+  const Use use(*this);
+  begin_turn(options);
+  PromptBuilder b(*model_->tokenizer(), model_->vision(), params());
+  b.rows.next_pos = next_pos_;
+  if (unstepped_) b.add_id(*unstepped_);
+  b.add_parts(parts, n_rows() == 0);
+  stats_.prompt_tokens = b.rows.size();
+  for (const PromptImage& image : b.rows.images) stats_.image_tokens += image.plan.n_rows;
+  prefill_rows(b.rows);
+  chat_messages_.clear();
+  chat_images_.clear();
+  reply_tokens_.clear();
+  reply_text_.clear();
+  held_.clear();
+  decoder_.emplace(model_->tokenizer());
+  running_ = true;
+  stats_.kv = kv_stats();
+}
+
+void SessionImpl::finish(const char* reason) {
+  running_ = false;
+  stats_.finish_reason = reason;
+  stats_.kv = kv_stats();
+  if (!chat_messages_.empty()) {
+    Message reply{"assistant", {}};
+    reply.content.push_back({ContentPart::text, reply_text_, -1});
+    chat_messages_.push_back(std::move(reply));
+  }
+}
+
+// Moves what can't be the start of a stop string from held_ to piece; true when a stop string was met.
+bool SessionImpl::take(std::string& piece) {
+  size_t stop_at = std::string::npos, keep = 0;
+  for (const std::string& s : options_.stop) {
+    stop_at = std::min(stop_at, held_.find(s));
+    for (size_t n = std::min(s.size() - 1, held_.size()); n > keep; --n)
+      if (held_.compare(held_.size() - n, n, s, 0, n) == 0) {
+        keep = n;
+        break;
+      }
+  }
+  if (stop_at != std::string::npos) {
+    piece.append(held_, 0, stop_at);
+    held_.clear();
+    return true;
+  }
+  piece.append(held_, 0, held_.size() - keep);
+  held_.erase(0, held_.size() - keep);
+  return false;
+}
+
+bool SessionImpl::next(std::string& piece) {
+  const Use use(*this);
+  piece.clear();
+  if (!running_) return false;
+  const Stopwatch watch;
+  if (cancelled_.load(std::memory_order_relaxed)) {
+    finish("cancelled");
+    return false;
+  }
+  if (options_.max_tokens >= 0 && static_cast<int64_t>(reply_tokens_.size()) >= options_.max_tokens) {
+    held_ += decoder_->finish();
+    piece = held_;
+    reply_text_ += piece;
+    finish("length");
+    return !piece.empty();
+  }
+  if (unstepped_) {
+    try {
+      decode(*unstepped_);
+    } catch (const Error& e) {
+      if (e.code() != ErrorCode::context_full || kv_.on_full == OnFull::error) {
+        running_ = false;
+        throw;
+      }
+      held_ += decoder_->finish();
+      piece = held_;
+      reply_text_ += piece;
+      finish("context");
+      return !piece.empty();
+    }
+    unstepped_.reset();
+  }
+  const int32_t token = sampler_->sample(logits(), tokens_);
+  if (!options_.ignore_eos && model_->tokenizer()->is_eog(token)) {
+    held_ += decoder_->finish();
+    take(piece);
+    piece += held_;
+    held_.clear();
+    reply_text_ += piece;
+    stats_.ms.decode += watch.ms();
+    finish("stop");
+    return !piece.empty();
+  }
+  unstepped_ = token;
+  reply_tokens_.push_back(token);
+  stats_.completion_tokens = static_cast<int64_t>(reply_tokens_.size());
+  held_ += decoder_->push(token);
+  const bool stopped = take(piece);
+  reply_text_ += piece;
+  stats_.ms.decode += watch.ms();
+  if (stopped) {
+    finish("stop");
+    chat_messages_.clear();  // the cache holds more than the reply shows
+    return !piece.empty();
+  }
+  return true;
+}
+
+}  // namespace foveal
