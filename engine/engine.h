@@ -167,6 +167,9 @@ class Session {
                           const GenerateOptions& options) = 0;
   // The same for parts prepared by the caller (raw prompt).
   virtual void start(std::span<const Part> parts, const GenerateOptions& options) = 0;
+  // Parts that are the whole conversation from position 0, rendered by the caller (a template of its own): what the
+  // session already holds is reused, as in start_chat.
+  virtual void start_prompt(std::span<const Part> parts, const GenerateOptions& options) = 0;
   virtual bool next(std::string& piece) = 0;  // whole UTF-8; "" is possible; false: finished
   virtual const std::vector<int32_t>& reply_tokens() const = 0;
   virtual const TurnStats& stats() const = 0;

@@ -37,6 +37,7 @@ class SessionImpl final : public Session {
   void start_chat(const std::vector<Message>& messages, std::span<const ImageView> images,
                   const GenerateOptions& options) override;
   void start(std::span<const Part> parts, const GenerateOptions& options) override;
+  void start_prompt(std::span<const Part> parts, const GenerateOptions& options) override;
   bool next(std::string& piece) override;
   const std::vector<int32_t>& reply_tokens() const override { return reply_tokens_; }
   const TurnStats& stats() const override { return stats_; }
@@ -85,6 +86,8 @@ class SessionImpl final : public Session {
 
   // ---- turn.cpp
   void begin_turn(const GenerateOptions& options);
+  void begin_reply();
+  void read_whole(PromptRows& rows);
   bool continues_chat(const std::vector<Message>& messages, const std::vector<ImageId>& ids) const;
   void append_continuation(const std::vector<Message>& messages, std::span<const ImageView> images);
   void reuse_or_restart(PromptRows& rows);

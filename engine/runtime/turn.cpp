@@ -145,6 +145,25 @@ void SessionImpl::reuse_or_restart(PromptRows& rows) {
   rows = std::move(rest);
 }
 
+// Prefills what the session doesn't hold yet of a conversation that begins at position 0.
+void SessionImpl::read_whole(PromptRows& rows) {
+  stats_.prompt_tokens = rows.size();
+  for (const PromptImage& image : rows.images) stats_.image_tokens += image.plan.n_rows;
+  if (rows.next_pos > n_ctx_ && kv_.on_full != OnFull::evict) check_room(rows);
+  reuse_or_restart(rows);
+  unstepped_.reset();
+  if (rows.size() > 0) prefill_rows(rows);
+}
+
+void SessionImpl::begin_reply() {
+  reply_tokens_.clear();
+  reply_text_.clear();
+  held_.clear();
+  decoder_.emplace(model_->tokenizer());
+  running_ = true;
+  stats_.kv = kv_stats();
+}
+
 void SessionImpl::start_chat(const std::vector<Message>& messages, std::span<const ImageView> images,
                              const GenerateOptions& options) {
   const Use use(*this);
@@ -159,20 +178,11 @@ void SessionImpl::start_chat(const std::vector<Message>& messages, std::span<con
     PromptBuilder b(*model_->tokenizer(), model_->vision(), params());
     b.add_bos_if_missing();
     add_pieces(b, render_chat(model_->chat_template(), messages), images, false);
-    stats_.prompt_tokens = b.rows.size();
-    for (const PromptImage& image : b.rows.images) stats_.image_tokens += image.plan.n_rows;
-    if (b.rows.next_pos > n_ctx_ && kv_.on_full != OnFull::evict) check_room(b.rows);
-    reuse_or_restart(b.rows);
-    if (b.rows.size() > 0) prefill_rows(b.rows);
+    read_whole(b.rows);
   }
   chat_messages_ = messages;
   chat_images_ = std::move(ids);
-  reply_tokens_.clear();
-  reply_text_.clear();
-  held_.clear();
-  decoder_.emplace(model_->tokenizer());
-  running_ = true;
-  stats_.kv = kv_stats();
+  begin_reply();
 }
 
 void SessionImpl::start(std::span<const Part> parts, const GenerateOptions& options) {
@@ -187,12 +197,18 @@ void SessionImpl::start(std::span<const Part> parts, const GenerateOptions& opti
   prefill_rows(b.rows);
   chat_messages_.clear();
   chat_images_.clear();
-  reply_tokens_.clear();
-  reply_text_.clear();
-  held_.clear();
-  decoder_.emplace(model_->tokenizer());
-  running_ = true;
-  stats_.kv = kv_stats();
+  begin_reply();
+}
+
+void SessionImpl::start_prompt(std::span<const Part> parts, const GenerateOptions& options) {
+  const Use use(*this);
+  begin_turn(options);
+  PromptBuilder b(*model_->tokenizer(), model_->vision(), params());
+  b.add_parts(parts, true);
+  read_whole(b.rows);
+  chat_messages_.clear();
+  chat_images_.clear();
+  begin_reply();
 }
 
 void SessionImpl::finish(const char* reason) {

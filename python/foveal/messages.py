@@ -1,0 +1,105 @@
+"""Conversations as OpenAI and Ollama clients write them, to the engine's messages and a list of pictures."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .check import utf8
+from .errors import ArgumentError
+from .images import Pixels, data_uri, to_pixels
+
+Part = bytes | int  # text as UTF-8 | index of a picture
+NativeMessage = tuple[str, list[Part]]
+
+ROLES = ("system", "user", "assistant")
+
+
+def parse(messages: Any, images: Any = None) -> tuple[list[NativeMessage], list[Pixels]]:
+    """Messages as (role, parts) and the pixels of their pictures, in order.
+
+    A str is one user message. Content: str, or a list of {"type": "text", "text"}, {"type": "image", "image"},
+    {"type": "image_url", "image_url": {"url": "data:..."}}; {"type": "image"} alone takes the next of `images`.
+    A message's own "images" come before its text, and so do `images` in the last user message when no part asks for
+    them.
+    """
+    parser = _Parser(_as_list(images, "images"))
+    if isinstance(messages, str):
+        messages = [{"role": "user", "content": messages}]
+    if not isinstance(messages, Sequence) or not messages:
+        raise ArgumentError(f"messages: found {messages!r:.60}, expected a list of at least one message")
+    parsed = [parser.message(f"messages[{i}]", m) for i, m in enumerate(messages)]
+    parser.place_rest(parsed)
+    return parsed, parser.pixels
+
+
+def _as_list(images: Any, name: str) -> list[Any]:
+    if images is None:
+        return []
+    if isinstance(images, list | tuple):
+        return list(images)
+    raise ArgumentError(f"{name}: found {type(images).__name__}, expected a list of pictures")
+
+
+class _Parser:
+    def __init__(self, images: list[Any]) -> None:
+        self.given = images
+        self.taken = 0
+        self.pixels: list[Pixels] = []
+
+    def add(self, image: Any, name: str) -> int:
+        self.pixels.append(to_pixels(image, name))
+        return len(self.pixels) - 1
+
+    def take(self, name: str) -> int:
+        if self.taken >= len(self.given):
+            raise ArgumentError(f"{name}: asks for a picture, but images has only {len(self.given)}")
+        self.taken += 1
+        return self.add(self.given[self.taken - 1], f"images[{self.taken - 1}]")
+
+    def message(self, name: str, message: Any) -> NativeMessage:
+        if not isinstance(message, Mapping):
+            raise ArgumentError(f"{name}: found {type(message).__name__}, expected a dict with role and content")
+        role = message.get("role")
+        if role not in ROLES:
+            raise ArgumentError(f"{name}: found role {role!r:.60}, expected one of {', '.join(ROLES)}")
+        unknown = set(message) - {"role", "content", "images", "name"}
+        if unknown:
+            raise ArgumentError(f"{name}: found key {sorted(map(str, unknown))[0]!r:.60}, expected role, content, images")
+        own = _as_list(message.get("images"), f"{name}.images")
+        parts: list[Part] = [self.add(image, f"{name}.images[{i}]") for i, image in enumerate(own)]
+        content = message.get("content")
+        if isinstance(content, str):
+            return role, [*parts, utf8(content, name)]
+        if not isinstance(content, list | tuple):
+            raise ArgumentError(f"{name}: found content {content!r:.60}, expected a str or a list of parts")
+        return role, parts + [self.part(f"{name}.content[{i}]", p) for i, p in enumerate(content)]
+
+    def part(self, name: str, part: Any) -> Part:
+        if isinstance(part, str):
+            return utf8(part, name)
+        if not isinstance(part, Mapping):
+            raise ArgumentError(f"{name}: found {type(part).__name__}, expected a dict with type")
+        kind = part.get("type")
+        if kind == "text":
+            return utf8(part.get("text"), f"{name}.text")
+        if kind == "image":
+            return self.add(part["image"], name) if part.get("image") is not None else self.take(name)
+        if kind == "image_url":
+            url = part.get("image_url")
+            if isinstance(url, Mapping):
+                url = url.get("url")
+            if not isinstance(url, str):
+                raise ArgumentError(f"{name}: found image_url {url!r:.60}, expected a data: URI")
+            return self.add(data_uri(url, name), name)
+        raise ArgumentError(f"{name}: found type {kind!r:.60}, expected text, image or image_url")
+
+    def place_rest(self, messages: list[NativeMessage]) -> None:
+        """Pictures of `images` that no part asked for: all of them go before the last user message's text."""
+        if self.taken == len(self.given):
+            return
+        if self.taken:
+            raise ArgumentError(f"images: found {len(self.given)}, but the messages ask for {self.taken}")
+        for role, parts in reversed(messages):
+            if role == "user":
+                parts[:0] = [self.take("images") for _ in self.given]
+                return
+        raise ArgumentError("images: there is no user message to put them in")

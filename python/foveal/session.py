@@ -1,0 +1,231 @@
+"""A session: rows in, logits out, and chat on top. One thread at a time."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import _foveal, messages
+from .check import MAX_INT32, integer, real, utf8
+from .errors import ArgumentError, StateError
+from .images import to_pixels
+from .kv import KV
+from .reply import Reply, ReplyStream, Stats
+
+if TYPE_CHECKING:
+    from .model import Model
+
+
+class Session:
+    """Made by ``model.session()``. Holds the tokens seen and their KV rows."""
+
+    def __init__(self, model: "Model", kv: KV, n_ctx: int, *, _native: _foveal.Session | None = None) -> None:
+        self.model = model
+        self.kv = kv
+        self._native = _native or _foveal.Session(model._native, kv._native, n_ctx, model._progress._native)
+        self._stream: ReplyStream | None = None
+
+    # ---- rows in, logits out
+
+    def prefill(self, parts: Any) -> None:
+        """Appends a prompt and ends with eviction.
+
+        parts: a list of token ids, taken as they are, or a list mixing ids, str and pictures (path, bytes, PIL,
+        array). A str is text and trusted: control tokens in it are parsed; a picture brings its family's own wrapping
+        tokens; BOS comes first at position 0 when the file asks for it. A failed call changes nothing."""
+        self._native.prefill(self._parts(parts))
+
+    def step(self, token: int) -> None:
+        """Appends one token; `logits` are then those of the next."""
+        self._native.step(self.model._check_ids("token", [token])[0])
+
+    @property
+    def logits(self) -> NDArray[np.float32]:
+        """float32 [n_vocab] for the next token, a copy."""
+        return self._native.logits()
+
+    @property
+    def tokens(self) -> list[int]:
+        """Token ids seen, -1 for every row of a picture."""
+        return self._native.tokens()
+
+    @property
+    def n_tokens(self) -> int:
+        return self._native.n_tokens()
+
+    @property
+    def pos(self) -> int:
+        """True position of the next token; eviction renumbers nothing."""
+        return self._native.pos()
+
+    @property
+    def n_ctx(self) -> int:
+        return self._native.n_ctx()
+
+    # ---- the KV cache
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes that the KV store holds now."""
+        return self._native.kv_bytes()
+
+    @property
+    def kv_peak_bytes(self) -> int:
+        """Most bytes that it ever held; the layer in prefill, in float32, counts."""
+        return self._native.kv_peak_bytes()
+
+    def kept(self, il: int) -> list[NDArray[np.int32]]:
+        """Token indices still held in layer `il`, ascending, one array per KV head."""
+        return self._native.kept(self._layer(il))
+
+    def kv_arrays(self, il: int) -> tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]]:
+        """(K, V) of layer `il`: a float32 array [kept, head_dim] per KV head. For checks."""
+        return self._native.kv_arrays(self._layer(il))
+
+    def evict(self, kv: KV) -> Stats:
+        """Evicts now by other options: one full prefill, fork(), many policies. Returns the `kv` statistics."""
+        if not isinstance(kv, KV):
+            raise ArgumentError(f"kv: found {type(kv).__name__}, expected foveal.KV")
+        return Stats(self._native.evict(kv._native))
+
+    def pin(self, start: int, stop: int) -> None:
+        """Rows of the token indices [start, stop) are never evicted."""
+        self._native.pin(integer("start", start, 0, MAX_INT32), integer("stop", stop, 0, MAX_INT32))
+
+    def fork(self) -> "Session":
+        """An independent copy, KV rows included."""
+        return Session(self.model, self.kv, 0, _native=self._native.fork())
+
+    def close(self) -> None:
+        """Frees the KV rows; every later use is a StateError."""
+        self._native.close()
+
+    # ---- chat
+
+    @overload
+    def chat(self, messages: Any, images: Any = None, max_tokens: int = 256, temperature: float = 0.0, top_k: int = 40,
+             top_p: float = 0.95, min_p: float = 0.05, repeat_penalty: float = 1.0, seed: int | None = None,
+             stop: str | Iterable[str] | None = None, stream: Literal[False] = False) -> Reply: ...  # fmt: skip
+    @overload
+    def chat(self, messages: Any, images: Any = None, max_tokens: int = 256, temperature: float = 0.0, top_k: int = 40,
+             top_p: float = 0.95, min_p: float = 0.05, repeat_penalty: float = 1.0, seed: int | None = None,
+             stop: str | Iterable[str] | None = None, *, stream: Literal[True]) -> ReplyStream: ...  # fmt: skip
+
+    def chat(
+        self,
+        messages: Any,
+        images: Any = None,
+        max_tokens: int = 256,
+        temperature: float = 0.0,
+        top_k: int = 40,
+        top_p: float = 0.95,
+        min_p: float = 0.05,
+        repeat_penalty: float = 1.0,
+        seed: int | None = None,
+        stop: str | Iterable[str] | None = None,
+        stream: bool = False,
+    ) -> Reply | ReplyStream:
+        """Answers a conversation, given whole each time: what the session already holds is not computed again.
+
+        messages: OpenAI's (content a str or parts of text, image, image_url), Ollama's with "images", or a str.
+        images: pictures for the last user message. max_tokens: -1 goes on to the end or the full context.
+        temperature 0 is greedy; seed None takes a fresh one, reported in the stats. stream: an iterator of text
+        pieces instead of the whole Reply; closing it cancels."""
+        options = generate_options(max_tokens, temperature, top_k, top_p, min_p, repeat_penalty, seed, stop)
+        return self._run(*_parse(messages, images), options, stream)
+
+    def generate(self, parts: Any, *, stream: bool = False, ignore_eos: bool = False, **sampling: Any) -> Any:
+        """Continues a raw prompt (parts as in `prefill`), without a chat template; keywords as in `chat`."""
+        options = generate_options(**sampling) | {"ignore_eos": bool(ignore_eos)}
+        native = self._parts(parts)
+        return self._reply(lambda: self._native.start(native, options), stream)
+
+    def _run(
+        self, parsed: list["messages.NativeMessage"], pixels: list[Any], options: dict[str, Any], stream: bool
+    ) -> Reply | ReplyStream:
+        if not self.model._jinja:
+            return self._reply(lambda: self._native.start_chat(parsed, pixels, options), stream)
+        parts = [pixels[p] if isinstance(p, int) else p for p in self.model._render_jinja(parsed)]
+        return self._reply(lambda: self._native.start_prompt(parts, options), stream)
+
+    def _reply(self, start: Any, stream: bool) -> Reply | ReplyStream:
+        if self._stream is not None:
+            self._stream.close()
+        start()
+        self._stream = ReplyStream(self._native)
+        if stream:
+            return self._stream
+        with self._stream as pieces:
+            return pieces.reply()
+
+    def _parts(self, parts: Any) -> list[Any]:
+        """Parts as the native module takes them: lists of ids, (text, trusted), pixels."""
+        native: list[Any] = []
+        for i, part in enumerate([parts] if isinstance(parts, str) else _iterable(parts)):
+            name = f"parts[{i}]"
+            if isinstance(part, str):
+                native.append((utf8(part, name), True))
+            elif isinstance(part, np.ndarray) and part.ndim == 1 and part.dtype.kind in "iu":
+                native.append(self.model._check_ids(name, part))
+            elif isinstance(part, bool | float | type(None)):
+                raise ArgumentError(f"{name}: found {part!r}, expected a token id, str or picture")
+            elif isinstance(part, int | np.integer):
+                token = integer(name, part, 0, self.model._info["n_vocab"] - 1)
+                if native and isinstance(native[-1], list):
+                    native[-1].append(token)
+                else:
+                    native.append([token])
+            else:
+                native.append(to_pixels(part, name))
+        return native
+
+    def _layer(self, il: int) -> int:
+        return integer("il", il, 0, self.model._info["n_layer"] - 1)
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<foveal.Session {self.n_tokens} tokens, {self.kv_bytes} KV bytes>"
+
+    def __reduce__(self) -> Any:
+        raise StateError("a session can't be pickled or copied: use fork()")
+
+
+def generate_options(
+    max_tokens: int = 256,
+    temperature: float = 0.0,
+    top_k: int = 40,
+    top_p: float = 0.95,
+    min_p: float = 0.05,
+    repeat_penalty: float = 1.0,
+    seed: int | None = None,
+    stop: str | Iterable[str] | None = None,
+) -> dict[str, Any]:
+    """Sampling options as the native module takes them; kinds are checked here, ranges by the engine."""
+    stops = [stop] if isinstance(stop, str) else [] if stop is None else list(_iterable(stop, "stop"))
+    return {
+        "max_tokens": integer("max_tokens", max_tokens, -1, MAX_INT32),
+        "temperature": real("temperature", temperature),
+        "top_k": integer("top_k", top_k, 0, MAX_INT32),
+        "top_p": real("top_p", top_p),
+        "min_p": real("min_p", min_p),
+        "repeat_penalty": real("repeat_penalty", repeat_penalty),
+        "seed": None if seed is None else integer("seed", seed, 0, 2**64 - 1),
+        "stop": [utf8(s, f"stop[{i}]") for i, s in enumerate(stops)],
+        "ignore_eos": False,
+    }
+
+
+def _parse(conversation: Any, images: Any) -> tuple[list["messages.NativeMessage"], list[Any]]:
+    return messages.parse(conversation, images)
+
+
+def _iterable(values: Any, name: str = "parts") -> Iterable[Any]:
+    if isinstance(values, bytes | dict) or not isinstance(values, Iterable):
+        raise ArgumentError(f"{name}: found {type(values).__name__}, expected a list")
+    return values

@@ -1,0 +1,14 @@
+// The Python module `_foveal`: a table of contents. Each concept is bound in the file of its name.
+#include "bind.h"
+
+NB_MODULE(_foveal, m) {
+  m.doc() = "Native part of foveal. Private: use the package `foveal`.";
+  m.attr("__version__") = foveal::version();
+  foveal::python::bind_errors(m);
+  foveal::python::bind_progress(m);
+  foveal::python::bind_kv(m);
+  foveal::python::bind_tokenizer(m);
+  foveal::python::bind_model(m);
+  foveal::python::bind_session(m);
+  foveal::python::bind_evict(m);
+}

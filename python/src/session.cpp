@@ -1,0 +1,222 @@
+// Session: rows in, logits out, one turn of a chat. One thread at a time: a second one gets a state error.
+#include <atomic>
+
+#include "model.h"
+
+namespace foveal::python {
+namespace {
+
+class PySession : public Owned<std::unique_ptr<Session>> {
+ public:
+  PySession(std::unique_ptr<Session> session, std::shared_ptr<ProgressState> progress)
+      : Owned(std::move(session)), progress_(std::move(progress)) {
+    get("session").set_progress([this](const char* what, float share) {
+      progress_->set(what, share);
+      if (signals_.interrupted()) get("session").cancel();
+    });
+  }
+  // Claims the session for this call.
+  class Use {
+   public:
+    Use(PySession& s, const char* what) : s_(s), session_(s.get(what)) {
+      if (s.busy_.exchange(true)) {
+        fail(ErrorCode::state, what,
+             ": the session is busy in another thread; one session serves one thread at a time");
+      }
+    }
+    Use(const Use&) = delete;
+    Use& operator=(const Use&) = delete;
+    ~Use() { s_.busy_ = false; }
+    Session* operator->() const { return &session_; }
+    Session& operator*() const { return session_; }
+
+   private:
+    PySession& s_;
+    Session& session_;
+  };
+  // A long call: no GIL, Ctrl-C cancels it.
+  template <class F>
+  auto run(const char* what, F&& f) -> decltype(f(std::declval<Session&>())) {
+    const Use session(*this, what);
+    if constexpr (std::is_void_v<decltype(f(*session))>) {
+      without_gil([&] { f(*session); });
+      if (PyErr_Occurred()) throw nb::python_error();
+    } else {
+      auto result = without_gil([&] { return f(*session); });
+      if (PyErr_Occurred()) throw nb::python_error();
+      return result;
+    }
+  }
+  std::unique_ptr<PySession> fork() {
+    auto copy = run("session.fork", [](Session& s) { return s.fork(); });
+    return std::make_unique<PySession>(std::move(copy), progress_);
+  }
+  void close_unless_busy() {
+    if (busy_.exchange(true)) fail(ErrorCode::state, "session.close: the session is busy in another thread");
+    close();
+    busy_ = false;
+  }
+
+ private:
+  std::shared_ptr<ProgressState> progress_;
+  SignalCheck signals_;
+  std::atomic<bool> busy_{false};
+};
+
+// Parts of a prompt: list of ids | (text bytes, special) | pixels. The list keeps the pixels alive during the call.
+std::vector<Part> to_parts(const nb::list& parts) {
+  std::vector<Part> out;
+  for (const nb::handle part : parts) {
+    if (nb::isinstance<nb::tuple>(part)) {
+      const auto text = nb::borrow<nb::tuple>(part);
+      out.push_back(TextPiece{from_bytes(nb::cast<nb::bytes>(text[0])), nb::cast<bool>(text[1])});
+    } else if (nb::isinstance<nb::list>(part)) {
+      out.push_back(nb::cast<std::vector<int32_t>>(part));
+    } else {
+      out.push_back(image_view(nb::cast<Pixels>(part)));
+    }
+  }
+  return out;
+}
+
+GenerateOptions to_options(const nb::dict& d) {
+  GenerateOptions o;
+  o.max_tokens = nb::cast<int64_t>(d["max_tokens"]);
+  o.sample.temperature = nb::cast<float>(d["temperature"]);
+  o.sample.top_k = nb::cast<int>(d["top_k"]);
+  o.sample.top_p = nb::cast<float>(d["top_p"]);
+  o.sample.min_p = nb::cast<float>(d["min_p"]);
+  o.sample.repeat_penalty = nb::cast<float>(d["repeat_penalty"]);
+  o.sample.seed = nb::cast<std::optional<uint64_t>>(d["seed"]);
+  o.ignore_eos = nb::cast<bool>(d["ignore_eos"]);
+  for (const nb::handle s : nb::cast<nb::list>(d["stop"])) o.stop.push_back(from_bytes(nb::cast<nb::bytes>(s)));
+  return o;
+}
+
+void start_chat(PySession& s, const std::vector<PyMessage>& messages, const nb::list& images, const nb::dict& options) {
+  std::vector<ImageView> views;
+  for (const nb::handle image : images) views.push_back(image_view(nb::cast<Pixels>(image)));
+  const std::vector<Message> native = to_messages(messages);
+  const GenerateOptions o = to_options(options);
+  s.run("session.chat", [&](Session& session) { session.start_chat(native, views, o); });
+}
+
+void start(PySession& s, const nb::list& parts, const nb::dict& options) {
+  const std::vector<Part> native = to_parts(parts);
+  const GenerateOptions o = to_options(options);
+  s.run("session.chat", [&](Session& session) { session.start(native, o); });
+}
+
+void start_prompt(PySession& s, const nb::list& parts, const nb::dict& options) {
+  const std::vector<Part> native = to_parts(parts);
+  const GenerateOptions o = to_options(options);
+  s.run("session.chat", [&](Session& session) { session.start_prompt(native, o); });
+}
+
+nb::object next(PySession& s) {
+  std::string piece;
+  const bool more = s.run("session.chat", [&](Session& session) { return session.next(piece); });
+  if (!more) return nb::none();
+  return to_bytes(piece);
+}
+
+nb::dict turn_stats(const TurnStats& t) {
+  nb::dict ms, d;
+  ms["image_encode"] = t.ms.image_encode;
+  ms["prefill"] = t.ms.prefill;
+  ms["evict"] = t.ms.evict;
+  ms["decode"] = t.ms.decode;
+  d["prompt_tokens"] = t.prompt_tokens;
+  d["image_tokens"] = t.image_tokens;
+  d["cached_tokens"] = t.cached_tokens;
+  d["completion_tokens"] = t.completion_tokens;
+  d["finish_reason"] = t.finish_reason;
+  d["started_over"] = t.started_over;
+  d["note"] = to_bytes(t.note);
+  d["seed"] = t.seed;
+  d["ms"] = ms;
+  d["kv"] = kv_stats(t.kv);
+  return d;
+}
+
+nb::list kept(PySession& s, int il) {
+  const PySession::Use session(s, "session.kept");
+  nb::list out;
+  for (const auto& head : session->kept(il)) out.append(to_numpy(head));
+  return out;
+}
+
+nb::tuple kv_arrays(PySession& s, int il) {
+  auto [k, v] = s.run("session.kv_arrays", [&](Session& session) { return session.kv_arrays(il); });
+  nb::list ks, vs;
+  for (Matrix& m : k) ks.append(to_numpy(std::move(m)));
+  for (Matrix& m : v) vs.append(to_numpy(std::move(m)));
+  return nb::make_tuple(ks, vs);
+}
+
+nb::object logits(PySession& s) {
+  const PySession::Use session(s, "session.logits");
+  const std::span<const float> values = session->logits();
+  return to_numpy(values.data(), values.size());
+}
+
+// Plain numbers of the session.
+template <class F>
+auto read(const char* what, F f) {
+  return [what, f](PySession& s) {
+    const PySession::Use session(s, what);
+    return f(*session);
+  };
+}
+
+}  // namespace
+
+void bind_session(nb::module_& m) {
+  nb::class_<PySession>(m, "Session", "One conversation: tokens seen and their KV rows.")
+      .def(nb::new_([](const PyModel& model, const KvOptions& kv, int64_t n_ctx, std::shared_ptr<ProgressState> p) {
+             const Model& native = model.get("model.session");
+             return std::make_unique<PySession>(without_gil([&] { return native.session(kv, n_ctx); }), std::move(p));
+           }),
+           nb::arg("model"), nb::arg("kv"), nb::arg("n_ctx"), nb::arg("progress"))
+      .def("prefill",
+           [](PySession& s, const nb::list& parts) {
+             const std::vector<Part> native = to_parts(parts);
+             s.run("session.prefill", [&](Session& session) { session.prefill(native); });
+           })
+      .def("step", [](PySession& s, int32_t token) { s.run("session.step", [&](Session& n) { n.step(token); }); })
+      .def("logits", &logits)
+      .def("tokens", read("session.tokens", [](Session& s) { return s.tokens(); }))
+      .def("pos", read("session.pos", [](Session& s) { return s.pos(); }))
+      .def("n_tokens", read("session.n_tokens", [](Session& s) { return s.tokens().size(); }))
+      .def("n_ctx", read("session.n_ctx", [](Session& s) { return s.n_ctx(); }))
+      .def("kv_bytes", read("session.kv_bytes", [](Session& s) { return s.kv_bytes(); }))
+      .def("kv_peak_bytes", read("session.kv_peak_bytes", [](Session& s) { return s.kv_peak_bytes(); }))
+      .def("kept", &kept, nb::arg("il"))
+      .def("kv_arrays", &kv_arrays, nb::arg("il"))
+      .def("evict",
+           [](PySession& s, const KvOptions& kv) {
+             return kv_stats(s.run("session.evict", [&](Session& session) { return session.evict(kv); }));
+           })
+      .def("pin",
+           [](PySession& s, int64_t start, int64_t stop) {
+             const PySession::Use session(s, "session.pin");
+             session->pin(start, stop);
+           })
+      .def("fork", &PySession::fork)
+      .def("start_chat", &start_chat, nb::arg("messages"), nb::arg("images"), nb::arg("options"))
+      .def("start", &start, nb::arg("parts"), nb::arg("options"))
+      .def("start_prompt", &start_prompt, nb::arg("parts"), nb::arg("options"))
+      .def("next", &next, "The next piece of text as UTF-8; None when the reply is complete")
+      .def("reply_tokens", read("reply.tokens", [](Session& s) { return s.reply_tokens(); }))
+      .def("stats", read("reply.stats", [](Session& s) { return turn_stats(s.stats()); }))
+      .def(
+          "cancel", [](PySession& s) { s.get("session.cancel").cancel(); }, "From any thread")
+      .def("set_chunk_rows",
+           [](PySession& s, int64_t n) {
+             const PySession::Use session(s, "session.set_chunk_rows");
+             session->set_chunk_rows(n);
+           })
+      .def("close", &PySession::close_unless_busy);
+}
+
+}  // namespace foveal::python
