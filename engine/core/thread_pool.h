@@ -13,7 +13,7 @@ namespace foveal {
 
 class ThreadPool {
  public:
-  explicit ThreadPool(int n_threads);  // >= 1
+  explicit ThreadPool(int n_threads);  // 1 to 1024 (invalid_argument); out_of_memory when they can't be started
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
@@ -48,6 +48,7 @@ class ThreadPool {
  private:
   using Raw = void (*)(void*, int, int);
   void run_raw(Raw fn, void* arg);
+  void stop_workers();
   void worker(int index);
 
   int n_;

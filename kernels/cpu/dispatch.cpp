@@ -22,7 +22,9 @@ uint64_t saved_states() {
   return (static_cast<uint64_t>(hi) << 32) | lo;
 }
 
-constexpr bool bit(uint32_t word, int i) { return ((word >> i) & 1u) != 0; }
+constexpr bool bit(uint32_t word, int i) {
+  return ((word >> i) & 1u) != 0;
+}
 
 struct X86 {
   bool avx2 = false, avx512 = false;
@@ -36,8 +38,8 @@ X86 probe() {
   if (!osxsave || !avx || !fma || !f16c) return found;
   if (!__get_cpuid_count(7, 0, &a, &b7, &c7, &d)) return found;
   const uint64_t states = saved_states();
-  const bool ymm = (states & 0x6) == 0x6;     // SSE and AVX halves
-  const bool zmm = (states & 0xe6) == 0xe6;   // and opmask, upper halves of zmm0-15, zmm16-31
+  const bool ymm = (states & 0x6) == 0x6;        // SSE and AVX halves
+  const bool zmm = (states & 0xe6) == 0xe6;      // and opmask, upper halves of zmm0-15, zmm16-31
   found.avx2 = ymm && bit(b7, 5) && bit(b7, 8);  // AVX2, BMI2
   found.avx512 = found.avx2 && zmm && bit(b7, 16) && bit(b7, 17) && bit(b7, 30) && bit(b7, 31) &&  // F, DQ, BW, VL
                  bit(c7, 11);                                                                      // VNNI
@@ -47,7 +49,9 @@ X86 probe() {
 
 }  // namespace
 
-const char* isa_name(Isa isa) { return names[static_cast<int>(isa)]; }
+const char* isa_name(Isa isa) {
+  return names[static_cast<int>(isa)];
+}
 
 bool isa_from_name(const char* name, Isa* isa) {
   for (int i = 0; i < 4; ++i) {
