@@ -31,8 +31,8 @@ Isa choose_isa(const std::string& wanted) {
     fail(ErrorCode::invalid_argument, source, ": unknown name ", quoted(name), "; available here: ", available_names());
   }
   if (!isa_available(isa)) {
-    fail(ErrorCode::invalid_argument, source, ": ", name, " can't run on this machine; available here: ",
-         available_names());
+    fail(ErrorCode::invalid_argument, source, ": ", name,
+         " can't run on this machine; available here: ", available_names());
   }
   return isa;
 }
