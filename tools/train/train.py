@@ -1,0 +1,253 @@
+"""One stage of training, resumable: train.py --stage encoder|decoder|joint --minutes M --out DIR [--device cuda].
+
+encoder: pictures crammed with text, to the characters in each token. decoder: laid-out pages as symbols, to answers, on
+pages that grow as the accuracy does. joint: both, on pictures. Each run ends with the rate decayed, saves DIR/<stage>.pt,
+and starts from it (joint starts from the other two) if it is there.
+"""
+import argparse
+import os
+import random
+import time
+from pathlib import Path
+
+os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")     # before torch: some machines announce AMX and fault on it
+import torch
+import torch.nn.functional as F
+
+import data
+import pages
+from model import Decoder, Encoder, Shape, codes
+
+LEVELS = [(8, 5), (10, 8), (14, 10), (18, 14), None]                # page sizes in tokens; None: pages.SIZES
+SHORT = {"form": 4, "place": 3, "ground": 1.5, "chart": 1.5}
+LONG = {"text": 1}
+
+
+class Trainer:
+    """Parameters, two optimisers (Muon for matrices, AdamW for the rest), a rate that falls over the run's last part."""
+
+    def __init__(self, args, modules):
+        self.args, self.modules, self.start, self.step = args, modules, time.time(), 0
+        named = [(n, p) for m in modules.values() for n, p in m.named_parameters() if p.requires_grad]
+        matrices = [p for n, p in named if p.ndim == 2 and "embed" not in n]
+        others = [p for n, p in named if p.ndim != 2 or "embed" in n]
+        self.optimizers = [torch.optim.Muon(matrices, lr=args.rate, momentum=0.95, weight_decay=0.02,
+                                            ns_steps=4, adjust_lr_fn="match_rms_adamw"),
+                           torch.optim.AdamW(others, lr=args.rate, betas=(0.9, 0.98), weight_decay=0.0)]
+        self.params = matrices + others
+
+    def spent(self):
+        return (time.time() - self.start) / (60 * self.args.minutes)
+
+    def update(self, loss):
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.params, 1.0)
+        self.step += 1
+        factor = min(1.0, self.step / 50) * min(1.0, max(0.02, (1 - self.spent()) / 0.4))
+        for o in self.optimizers:
+            for g in o.param_groups:
+                g["lr"] = self.args.rate * factor
+            o.step()
+            o.zero_grad(set_to_none=True)
+
+
+def save(path, **state):
+    torch.save(state, str(path) + ".tmp")
+    os.replace(str(path) + ".tmp", path)
+
+
+def log(args, text):
+    line = f"{time.strftime('%H:%M:%S')} {text}"
+    print(line, flush=True)
+    with open(args.out / f"{args.stage}.log", "a") as f:
+        f.write(line + "\n")
+
+
+def slot_logits(out, table):
+    """[B, T, S, 128] scores of each character in each slot for embeddings [B, T, E]; 'none' wins under half a code."""
+    scores = torch.einsum("bte,sce->btsc", out, table)
+    none = 0.5 * (table[:, 65:91] ** 2).sum(-1).mean()
+    return torch.cat([none.expand_as(scores[..., :1]), scores[..., 1:]], -1)
+
+
+def encoder_loss(out, symbols, table):
+    """Cross entropy per slot plus distance to the ideal embedding; also the share of inked slots read right."""
+    scores = slot_logits(out, table)
+    inked = symbols > 0
+    every = F.cross_entropy(scores.flatten(0, 2), symbols.flatten(), reduction="none").view_as(symbols)
+    weight = torch.where(inked, 1.0, 0.3)
+    ideal = ideal_embedding(symbols, table)
+    distance = ((out - ideal) ** 2).mean() / (table[:, 65] ** 2).mean()
+    right = ((scores.argmax(-1) == symbols) & inked).sum() / inked.sum().clamp(min=1)
+    whole = (scores.argmax(-1) == symbols).all(-1)[inked.any(-1)].float().mean()
+    return (every * weight).sum() / weight.sum() + 0.5 * distance, right.item(), whole.item()
+
+
+def ideal_embedding(symbols, table):
+    return sum(table[s][symbols[..., s]] for s in range(symbols.shape[-1]))
+
+
+def answer(decoder, batch, image, device, positions=None):
+    """Weighted next-token loss and, per question, whether every answer token is the likeliest."""
+    ids, weights = batch.ids.to(device), batch.weights.to(device)
+    n = len(ids)
+    around = [decoder.embed(torch.tensor(x, device=device)).expand(n, -1, -1) for x in (data.HEAD, data.TAIL)]
+    prefix_pos, asked_pos = data.positions(batch.cols, batch.rows, ids.shape[2])
+    hidden = decoder(torch.cat([around[0], image, around[1]], 1), prefix_pos.to(device),
+                     decoder.embed(ids), asked_pos.to(device))
+    used = weights[..., :-1] > 0
+    scores = decoder.logits(hidden[..., :-1, :][used])
+    target, weight = ids[..., 1:][used], weights[..., :-1][used]
+    loss = (F.cross_entropy(scores, target, reduction="none") * weight).sum() / weight.sum()
+    wrong = torch.zeros(ids.shape[:2], device=device)
+    index = used.nonzero()[:, :2]
+    miss = (scores.argmax(-1) != target) & (weight == 1)
+    wrong.index_put_((index[:, 0], index[:, 1]), miss.float(), accumulate=True)
+    share = 1 - miss.float().sum() / (weight == 1).sum()
+    return loss, wrong.cpu() == 0, share.item()
+
+
+def draw_batch(rng, level, budget, split="train", mix=None):
+    """A batch of about `budget` tokens at a curriculum level."""
+    size = LEVELS[level] or rng.choice(pages.SIZES)
+    mix = mix or (LONG if rng.random() < 0.2 else SHORT)
+    per_page = 3 if "text" in mix else [4, 6, 8, 10, 12][level]
+    each = size[0] * size[1] + per_page * (60 if "text" in mix else 34)
+    return data.Batch(rng, mix, split, *size, max(1, budget // each), per_page, longest=96)
+
+
+@torch.no_grad()
+def measure(decoder, embed, device, level, count, seed=9, budget=3000, kinds=tuple(pages.LAYOUTS)):
+    """Share of right answers per kind on test pages, at least `count` each, teacher-forced (right means each token is)."""
+    tally = {}
+    for kind in kinds:
+        rng, right, n = random.Random(f"{seed}{kind}"), 0, 0
+        while n < count:
+            batch = draw_batch(rng, level, budget, "test", {kind: 1})
+            _, good, _ = answer(decoder, batch, embed(batch), device)
+            for row, asks in zip(good.tolist(), batch.asks):
+                for ok, ask in zip(row, asks):
+                    if ask[0] == kind:
+                        right, n = right + ok, n + 1
+        tally[kind] = round(right / n, 3)
+    return tally
+
+
+def train_encoder(args, device):
+    rng, table, encoder = random.Random(args.seed or time.time()), codes(Shape.width).to(device), Encoder(Shape()).to(device)
+    path = args.out / "encoder.pt"
+    if path.exists():
+        encoder.load_state_dict(torch.load(path, map_location=device)["encoder"])
+    t, told, seen = Trainer(args, {"encoder": encoder}), time.time(), []
+    while t.spent() < 1:
+        whole = rng.random() < args.whole
+        cols, rows = rng.choice(pages.SIZES) if whole else (10, 10)
+        pixels, symbols = data.dense_batch(rng, cols, rows, max(1, args.budget // (cols * rows)))
+        loss, right, tokens = encoder_loss(encoder(pixels.to(device)), symbols.to(device), table)
+        t.update(loss)
+        seen = (seen + [(loss.item(), right, tokens)])[-50:]
+        if time.time() - told > args.tell:
+            told = time.time()
+            mean = [sum(c) / len(seen) for c in zip(*seen)]
+            log(args, f"step {t.step} loss {mean[0]:.3f} characters {mean[1]:.4f} tokens {mean[2]:.4f}")
+            save(path, encoder=encoder.state_dict())
+    save(path, encoder=encoder.state_dict())
+
+
+def train_decoder(args, device):
+    rng, table, decoder = random.Random(args.seed or time.time()), codes(Shape.width).to(device), Decoder(Shape()).to(device)
+    path, level, score = args.out / "decoder.pt", args.level, 0.0
+    with torch.no_grad():
+        decoder.embed.weight[33:127] = table[0, 33:127]
+    if path.exists():
+        state = torch.load(path, map_location=device)
+        decoder.load_state_dict(state["decoder"])
+        level = max(level, state["level"])
+    t, told, seen = Trainer(args, {"decoder": decoder}), time.time(), []
+
+    def embed(batch, noise=0.0):
+        ideal = ideal_embedding(batch.symbols.to(device), table)
+        return ideal + noise * torch.randn_like(ideal)
+
+    while t.spent() < 1:
+        here = level if rng.random() < 0.8 else rng.randrange(level + 1)
+        batch = draw_batch(rng, here, args.budget)
+        loss, good, share = answer(decoder, batch, embed(batch, rng.uniform(0, 0.12)), device)
+        t.update(loss)
+        if here == level:
+            score += 0.03 * (good.float().mean().item() - score)
+            seen = (seen + [(loss.item(), share, good.float().mean().item())])[-50:]
+        if score > args.grow and level < len(LEVELS) - 1 and len(seen) >= 50:
+            log(args, f"step {t.step} level {level} passed")
+            level, score, seen = level + 1, 0.0, []
+        if time.time() - told > args.tell and seen:
+            told = time.time()
+            mean = [sum(c) / len(seen) for c in zip(*seen)]
+            log(args, f"step {t.step} level {level} loss {mean[0]:.3f} tokens {mean[1]:.3f} answers {mean[2]:.3f}"
+                f" | test here {measure(decoder, embed, device, level, 20)}")
+            save(path, decoder=decoder.state_dict(), level=level)
+    log(args, f"test, full size {measure(decoder, embed, device, len(LEVELS) - 1, 60)}")
+    save(path, decoder=decoder.state_dict(), level=level)
+
+
+def train_joint(args, device):
+    rng, table = random.Random(args.seed or time.time()), codes(Shape.width).to(device)
+    encoder, decoder = Encoder(Shape()).to(device), Decoder(Shape()).to(device)
+    path = args.out / "joint.pt"
+    if path.exists():
+        state = torch.load(path, map_location=device)
+    else:
+        state = {h: torch.load(args.out / f"{h}.pt", map_location=device)[h] for h in ("encoder", "decoder")}
+    encoder.load_state_dict(state["encoder"])
+    decoder.load_state_dict(state["decoder"])
+    encoder.requires_grad_(not args.frozen)
+    t, told, seen = Trainer(args, {"encoder": encoder, "decoder": decoder}), time.time(), []
+
+    def embed(batch):
+        return encoder(batch.pixels().to(device))
+
+    while t.spent() < 1:
+        batch = draw_batch(rng, len(LEVELS) - 1, args.budget)
+        with torch.set_grad_enabled(not args.frozen):
+            image = embed(batch)
+        loss, good, share = answer(decoder, batch, image, device)
+        extra, _, tokens = encoder_loss(image, batch.symbols.to(device), table)
+        t.update(loss if args.frozen else loss + args.anchor * extra)
+        seen = (seen + [(loss.item(), share, good.float().mean().item(), tokens)])[-50:]
+        if time.time() - told > args.tell:
+            told = time.time()
+            mean = [sum(c) / len(seen) for c in zip(*seen)]
+            log(args, f"step {t.step} loss {mean[0]:.3f} tokens {mean[1]:.3f} answers {mean[2]:.3f} picture tokens {mean[3]:.3f}"
+                f" | test {measure(decoder, embed, device, len(LEVELS) - 1, 20)}")
+            save(path, encoder=encoder.state_dict(), decoder=decoder.state_dict())
+    log(args, f"test {measure(decoder, embed, device, len(LEVELS) - 1, 100)}")
+    save(path, encoder=encoder.state_dict(), decoder=decoder.state_dict())
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--stage", choices=["encoder", "decoder", "joint"], required=True)
+    p.add_argument("--minutes", type=float, required=True)
+    p.add_argument("--out", type=Path, required=True)
+    p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    p.add_argument("--threads", type=int, default=0)
+    p.add_argument("--seed", type=int, default=0, help="0: the clock")
+    p.add_argument("--rate", type=float, default=2e-3)
+    p.add_argument("--budget", type=int, default=3000, help="tokens a step")
+    p.add_argument("--tell", type=float, default=60, help="seconds between log lines")
+    p.add_argument("--level", type=int, default=0, help="decoder: page size to start at")
+    p.add_argument("--grow", type=float, default=0.8, help="decoder: share of right answers that makes pages grow")
+    p.add_argument("--whole", type=float, default=0.0, help="encoder: share of full-size pictures")
+    p.add_argument("--anchor", type=float, default=0.3, help="joint: weight of the character loss")
+    p.add_argument("--frozen", action="store_true", help="joint: leave the encoder as it is")
+    args = p.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    if args.seed:
+        torch.manual_seed(args.seed)
+    {"encoder": train_encoder, "decoder": train_decoder, "joint": train_joint}[args.stage](args, torch.device(args.device))
+
+
+if __name__ == "__main__":
+    main()
