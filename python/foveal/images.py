@@ -164,7 +164,11 @@ def _seen(data: bytes) -> str:
         return "an SVG file (render it and pass the picture)"
     if head.startswith((b"<!doctype html", b"<html")):
         return "an HTML page"
-    if data[:8] == b"\x89PNG\r\n\x1a\n" or data[:3] == b"\xff\xd8\xff" or (data[:4] == b"RIFF" and data[8:12] == b"WEBP"):
+    if (
+        data[:8] == b"\x89PNG\r\n\x1a\n"
+        or data[:3] == b"\xff\xd8\xff"
+        or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
+    ):
         return "a picture file with a broken header"
     if b"\0" not in data[:512]:
         return "text"

@@ -26,7 +26,9 @@ def render(template: str, messages: list[NativeMessage], bos: str, eos: str) -> 
     if not template:
         raise UnsupportedError("chat_template 'jinja': the file has no tokenizer.chat_template")
     if len(template) > MAX_TEMPLATE:
-        raise UnsupportedError(f"chat_template 'jinja': the template has {len(template)} characters, at most 1 MiB is run")
+        raise UnsupportedError(
+            f"chat_template 'jinja': the template has {len(template)} characters, at most 1 MiB is run"
+        )
     compiled = _compile(template)
     problem = ""
     for as_list in (False, True):  # some templates know only str content, some only lists of parts
@@ -67,7 +69,7 @@ def _raise_exception(message: str) -> None:
 
 
 class _Marks:
-    """Marks in place of contents: a space, random hex, a space. Templates that trim remove the spaces, and so shall we."""
+    """Marks in place of contents: a space, random hex, a space. Templates that trim remove the spaces, and so do we."""
 
     def __init__(self, messages: list[NativeMessage]) -> None:
         self.messages = messages

@@ -63,7 +63,9 @@ class _Parser:
             raise ArgumentError(f"{name}: found role {role!r:.60}, expected one of {', '.join(ROLES)}")
         unknown = set(message) - {"role", "content", "images", "name"}
         if unknown:
-            raise ArgumentError(f"{name}: found key {sorted(map(str, unknown))[0]!r:.60}, expected role, content, images")
+            raise ArgumentError(
+                f"{name}: found key {sorted(map(str, unknown))[0]!r:.60}, expected role, content, images"
+            )
         own = _as_list(message.get("images"), f"{name}.images")
         parts: list[Part] = [self.add(image, f"{name}.images[{i}]") for i, image in enumerate(own)]
         content = message.get("content")

@@ -1,5 +1,6 @@
 """What a turn gives back: text with its tokens and statistics, at once or piece by piece."""
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -112,7 +113,5 @@ class ReplyStream(Iterator[str]):
         self.close()
 
     def __del__(self) -> None:
-        try:
+        with contextlib.suppress(Exception):  # the session may be closed, busy or of another process by now
             self.close()
-        except Exception:  # the session may be closed, busy or of another process by now
-            pass

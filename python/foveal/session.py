@@ -1,16 +1,17 @@
 """A session: rows in, logits out, and chat on top. One thread at a time."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _foveal, messages
+from . import _foveal
 from .check import MAX_INT32, integer, real, utf8
 from .errors import ArgumentError, StateError
 from .images import to_pixels
 from .kv import KV
+from .messages import parse
 from .reply import Reply, ReplyStream, Stats
 
 if TYPE_CHECKING:
@@ -133,31 +134,30 @@ class Session:
         temperature 0 is greedy; seed None takes a fresh one, reported in the stats. stream: an iterator of text
         pieces instead of the whole Reply; closing it cancels."""
         options = generate_options(max_tokens, temperature, top_k, top_p, min_p, repeat_penalty, seed, stop)
-        return self._run(*_parse(messages, images), options, stream)
+        pieces = self._chat(messages, images, options)
+        if stream:
+            return pieces
+        with pieces:
+            return pieces.reply()
 
-    def generate(self, parts: Any, *, stream: bool = False, ignore_eos: bool = False, **sampling: Any) -> Any:
-        """Continues a raw prompt (parts as in `prefill`), without a chat template; keywords as in `chat`."""
-        options = generate_options(**sampling) | {"ignore_eos": bool(ignore_eos)}
-        native = self._parts(parts)
-        return self._reply(lambda: self._native.start(native, options), stream)
-
-    def _run(
-        self, parsed: list["messages.NativeMessage"], pixels: list[Any], options: dict[str, Any], stream: bool
-    ) -> Reply | ReplyStream:
+    def _chat(self, conversation: Any, images: Any, options: dict[str, Any]) -> ReplyStream:
+        parsed, pixels = parse(conversation, images)
         if not self.model._jinja:
-            return self._reply(lambda: self._native.start_chat(parsed, pixels, options), stream)
+            return self._stream_of(lambda: self._native.start_chat(parsed, pixels, options))
         parts = [pixels[p] if isinstance(p, int) else p for p in self.model._render_jinja(parsed)]
-        return self._reply(lambda: self._native.start_prompt(parts, options), stream)
+        return self._stream_of(lambda: self._native.start_prompt(parts, options))
 
-    def _reply(self, start: Any, stream: bool) -> Reply | ReplyStream:
+    def _generate(self, parts: Any, options: dict[str, Any]) -> ReplyStream:
+        """Continues a raw prompt (parts as in `prefill`), without a chat template."""
+        native = self._parts(parts)
+        return self._stream_of(lambda: self._native.start(native, options))
+
+    def _stream_of(self, start: Callable[[], None]) -> ReplyStream:
         if self._stream is not None:
             self._stream.close()
         start()
         self._stream = ReplyStream(self._native)
-        if stream:
-            return self._stream
-        with self._stream as pieces:
-            return pieces.reply()
+        return self._stream
 
     def _parts(self, parts: Any) -> list[Any]:
         """Parts as the native module takes them: lists of ids, (text, trusted), pixels."""
@@ -205,6 +205,8 @@ def generate_options(
     repeat_penalty: float = 1.0,
     seed: int | None = None,
     stop: str | Iterable[str] | None = None,
+    repeat_last_n: int = 64,
+    ignore_eos: bool = False,
 ) -> dict[str, Any]:
     """Sampling options as the native module takes them; kinds are checked here, ranges by the engine."""
     stops = [stop] if isinstance(stop, str) else [] if stop is None else list(_iterable(stop, "stop"))
@@ -217,12 +219,9 @@ def generate_options(
         "repeat_penalty": real("repeat_penalty", repeat_penalty),
         "seed": None if seed is None else integer("seed", seed, 0, 2**64 - 1),
         "stop": [utf8(s, f"stop[{i}]") for i, s in enumerate(stops)],
-        "ignore_eos": False,
+        "repeat_last_n": integer("repeat_last_n", repeat_last_n, 0, MAX_INT32),
+        "ignore_eos": bool(ignore_eos),
     }
-
-
-def _parse(conversation: Any, images: Any) -> tuple[list["messages.NativeMessage"], list[Any]]:
-    return messages.parse(conversation, images)
 
 
 def _iterable(values: Any, name: str = "parts") -> Iterable[Any]:

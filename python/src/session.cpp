@@ -87,6 +87,7 @@ GenerateOptions to_options(const nb::dict& d) {
   o.sample.top_p = nb::cast<float>(d["top_p"]);
   o.sample.min_p = nb::cast<float>(d["min_p"]);
   o.sample.repeat_penalty = nb::cast<float>(d["repeat_penalty"]);
+  o.sample.repeat_last_n = nb::cast<int>(d["repeat_last_n"]);
   o.sample.seed = nb::cast<std::optional<uint64_t>>(d["seed"]);
   o.ignore_eos = nb::cast<bool>(d["ignore_eos"]);
   for (const nb::handle s : nb::cast<nb::list>(d["stop"])) o.stop.push_back(from_bytes(nb::cast<nb::bytes>(s)));

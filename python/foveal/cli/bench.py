@@ -1,0 +1,77 @@
+"""foveal bench: prefill and decode speed at given depths, a row a test as llama-bench prints it."""
+
+import argparse
+import json
+import statistics
+import time
+from typing import Any
+
+import numpy as np
+
+from ..kv import KV
+from ..model import Model
+from .setup import bytes_text, kv_options, load_model
+
+HEADER = "| model | size | backend | KV | test | t/s |\n| --- | ---: | --- | ---: | ---: | ---: |"
+
+
+def token_row(n: int, n_vocab: int, seed: int) -> list[int]:
+    return np.random.default_rng(seed).integers(0, n_vocab, n).tolist()
+
+
+def measure(model: Model, kv: KV, prompt: int, generate: int, depth: int, repetitions: int) -> dict[str, Any]:
+    n_vocab = model.info["n_vocab"]
+    speeds = []
+    for i in range(repetitions + 1):  # the first one warms up
+        with model.session(kv, depth + prompt + generate + 1) as session:
+            if depth or generate:  # a decode test starts from at least one row
+                session.prefill(token_row(max(1, depth), n_vocab, 1))
+            ids = token_row(prompt or generate, n_vocab, 2)
+            start = time.perf_counter()
+            if prompt:
+                session.prefill(ids)
+            else:
+                for token in ids:
+                    session.step(token)
+            seconds = time.perf_counter() - start
+            held, peak = session.kv_bytes, session.kv_peak_bytes
+        if i:
+            speeds.append(len(ids) / seconds)
+    test = (f"pp{prompt}" if prompt else f"tg{generate}") + (f" @ d{depth}" if depth else "")
+    return {
+        "model": f"{model.info['arch']} {model.info['file_type']}",
+        "bytes": model.info["bytes"],
+        "backend": model.info["backend"],
+        "test": test,
+        "n_prompt": prompt,
+        "n_gen": generate,
+        "n_depth": depth,
+        "avg_ts": statistics.fmean(speeds),
+        "stddev_ts": statistics.stdev(speeds) if len(speeds) > 1 else 0.0,
+        "samples_ts": speeds,
+        "kv_bytes": held,
+        "kv_peak_bytes": peak,
+    }
+
+
+def bench(o: argparse.Namespace) -> int:
+    kv = kv_options(o)
+    model, _ = load_model(o)
+    tests = [
+        (prompt, generate, depth)
+        for depth in o.n_depth
+        for prompt, generate in [(n, 0) for n in o.n_prompt if n] + [(0, n) for n in o.n_gen if n]
+    ]
+    if o.output == "md":
+        print(HEADER, flush=True)
+    rows = []
+    for prompt, generate, depth in tests:
+        row = measure(model, kv, prompt, generate, depth, o.repetitions)
+        rows.append(row)
+        if o.output == "md":
+            speed = f"{row['avg_ts']:.2f} ± {row['stddev_ts']:.2f}"
+            size, held = bytes_text(row["bytes"]), bytes_text(row["kv_bytes"])
+            print(f"| {row['model']} | {size} | {row['backend']} | {held} | {row['test']} | {speed} |", flush=True)
+    if o.output == "json":
+        print(json.dumps(rows, indent=2))
+    return 0

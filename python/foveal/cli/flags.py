@@ -1,0 +1,180 @@
+"""One table of flags for all commands, named as in llama.cpp where it has them."""
+
+import argparse
+import difflib
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+RUN, CHAT, INFO, BENCH = "run", "chat", "info", "bench"
+TALK, MODEL = (RUN, CHAT), (RUN, CHAT, BENCH)
+
+COMMANDS = {
+    RUN: "answer one prompt",
+    CHAT: "talk; /help lists what can be typed",
+    INFO: "print metadata, tensors and sizes of a GGUF file",
+    BENCH: "measure prefill and decode",
+}
+
+
+def integer(low: int, high: int = 2**31 - 1) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        digits = text[1:] if text.startswith("-") else text
+        if not (digits.isascii() and digits.isdigit() and len(digits) <= 20) or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"found {text!r:.60}, expected an integer from {low} to {high}")
+        return int(text)
+
+    return parse
+
+
+def integers(text: str) -> list[int]:
+    return [integer(0, 1 << 30)(part) for part in text.split(",")]
+
+
+def number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value) or abs(value) > 1e30 or "_" in text:
+        raise argparse.ArgumentTypeError(f"found {text!r:.60}, expected a number")
+    return value
+
+
+def layers(text: str) -> int | str:
+    return "auto" if text == "auto" else integer(0)(text)
+
+
+def budget(text: str) -> int | str:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else text
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A flag: names, the commands that take it, help, how its value is read (None for a switch), the default."""
+
+    names: tuple[str, ...]
+    commands: tuple[str, ...]
+    help: str
+    value: Callable[[str], Any] | None = str
+    default: Any = None
+    metavar: str = "N"
+    repeat: bool = False
+    choices: tuple[str, ...] | None = None
+    dest: str | None = None
+
+
+FLAGS = (
+    Flag(("-m", "--model"), (*MODEL, INFO), "text model (GGUF)", metavar="FILE"),
+    Flag(("--mmproj",), MODEL, "picture encoder of that model (GGUF)", metavar="FILE"),
+    Flag(("--image",), TALK, "picture for the prompt; repeatable", metavar="FILE,...", repeat=True),
+    Flag(("-p", "--prompt"), TALK, "the prompt; run reads standard input without it", metavar="TEXT"),
+    Flag(("-f", "--file"), (RUN,), "read the prompt from a file", metavar="FILE"),
+    Flag(("-sys", "--system-prompt"), TALK, "system message", metavar="TEXT"),
+    Flag(("--raw",), (RUN,), "no chat turn: control tokens are parsed, <__media__> marks a picture", None),
+    Flag(
+        ("--chat-template",), TALK, "instead of the file's; jinja renders the file's own in a sandbox", metavar="NAME"
+    ),
+    Flag(("-n", "--predict", "--n-predict"), TALK, "tokens to generate, -1 = to the end", integer(-1), 256),
+    Flag(("-c", "--ctx-size"), TALK, "context; 0 = what the model was trained for, 8192 at most", integer(0), 0),
+    Flag(("-t", "--threads"), MODEL, "threads; without it the physical cores", integer(1, 1024)),
+    Flag(("-ngl", "--gpu-layers", "--n-gpu-layers"), MODEL, "layers on the GPU, or auto", layers, "auto"),
+    Flag(("--device",), MODEL, "where to run", default="auto", choices=("auto", "cpu", "cuda")),
+    Flag(("--image-min-tokens",), TALK, "least rows per picture", integer(1)),
+    Flag(("--image-max-tokens",), TALK, "most rows per picture", integer(1)),
+    Flag(("--temp",), TALK, "temperature, 0 = greedy", number, 0.0, "X"),
+    Flag(("--top-k",), TALK, "0 = off", integer(0), 40),
+    Flag(("--top-p",), TALK, "1 = off", number, 0.95, "X"),
+    Flag(("--min-p",), TALK, "0 = off", number, 0.05, "X"),
+    Flag(("--repeat-penalty",), TALK, "1 = off", number, 1.0, "X"),
+    Flag(("--repeat-last-n",), TALK, "tokens that the penalty looks at", integer(0), 64),
+    Flag(("-s", "--seed"), TALK, "-1 = a fresh one", integer(-1, 2**64 - 1), -1),
+    Flag(("--stop",), TALK, "end the answer before this text; repeatable", metavar="TEXT", repeat=True),
+    Flag(("--ignore-eos",), (RUN,), "go on past the end of the answer", None),
+    Flag(("--kv-budget",), MODEL, "rows kept per head on average: N, N%%, NMiB, auto, none", budget, "none"),
+    Flag(
+        ("--kv-policy",),
+        MODEL,
+        "snapkv, pyramidkv, adakv, sparsemm, streaming, random",
+        default="adakv",
+        metavar="NAME",
+    ),
+    Flag(("--kv-mix",), MODEL, "none, vnorm, keydiff, fixed, mixkv", default="mixkv", metavar="NAME"),
+    Flag(("--kv-window",), MODEL, "last rows, always kept, whose queries score the others", integer(0), 32),
+    Flag(("--kv-sinks",), MODEL, "first rows, always kept", integer(0), 0),
+    Flag(("--kv-scope",), MODEL, "prompt, or image: only rows of pictures may go", default="prompt", metavar="NAME"),
+    Flag(("--kv-slack",), MODEL, "rows past the budget before a head is evicted again", integer(0), 32),
+    Flag(("--kv-on-full",), MODEL, "at the end of the context: stop, evict, error", default="stop", metavar="NAME"),
+    Flag(("--kv-tables",), MODEL, "head scores and redundancy made by calibration", metavar="FILE"),
+    Flag(("--kv-type",), MODEL, "storage of keys and values: f16, f32", default="f16", metavar="NAME"),
+    Flag(("--kv-seed",), MODEL, "of policy random", integer(0, 2**63 - 1), 0),
+    Flag(("--stats",), TALK, "print times, tokens/s and KV bytes", None),
+    Flag(("-p", "--n-prompt"), (BENCH,), "prompt lengths, 0 = none", integers, [512], "N,..."),
+    Flag(("-n", "--n-gen"), (BENCH,), "tokens to decode, 0 = none", integers, [128], "N,..."),
+    Flag(("-d", "--n-depth"), (BENCH,), "rows in the context before", integers, [0], "N,..."),
+    Flag(("-r", "--repetitions"), (BENCH,), "how often", integer(1), 5),
+    Flag(("-o", "--output"), (BENCH,), "form of the table", default="md", choices=("md", "json")),
+)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that suggests the nearest flag."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"foveal: {message}; `{self.prog} --help`\n")
+
+    def parse(self, args: list[str]) -> argparse.Namespace:
+        known, unknown = self.parse_known_args(args)
+        for arg in unknown:
+            if arg.startswith("-") and arg != "--":
+                names = [name for action in self._actions for name in action.option_strings]
+                near = difflib.get_close_matches(arg.split("=")[0], names, 1, 0.0)
+                self.error(f"unknown flag {arg!r:.60}" + (f"; did you mean {near[0]}?" if near else ""))
+        if unknown:
+            self.error(f"unexpected argument {unknown[0]!r:.60}")
+        return known
+
+
+def parser_for(command: str) -> Parser:
+    parser = Parser(prog=f"foveal {command}", description=COMMANDS[command], allow_abbrev=False)
+    if command == INFO:
+        parser.add_argument("path", nargs="?", metavar="FILE")
+    for flag in FLAGS:
+        if command not in flag.commands:
+            continue
+        if flag.value is None:
+            parser.add_argument(*flag.names, action="store_true", help=flag.help)
+            continue
+        extra: dict[str, Any] = {"choices": flag.choices} if flag.choices else {"metavar": flag.metavar}
+        shown = f" ({flag.default})" if flag.default not in (None, [512], [128], [0]) else ""
+        parser.add_argument(
+            *flag.names,
+            type=flag.value,
+            default=[] if flag.repeat else flag.default,
+            action="append" if flag.repeat else "store",
+            help=flag.help + shown,
+            **extra,
+        )
+    return parser
+
+
+def parse(argv: list[str]) -> tuple[str, argparse.Namespace]:
+    """(command, its flags). Ends the program with status 2 on a usage error, 0 after help."""
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print("usage: foveal COMMAND [flags]\n")
+        for name, text in COMMANDS.items():
+            print(f"  {name:8}{text}")
+        print("\n`foveal COMMAND --help` lists the flags of a command.")
+        raise SystemExit(0)
+    if argv[0] in ("--version", "version"):
+        from .. import __version__
+
+        print(f"foveal {__version__}")
+        raise SystemExit(0)
+    if argv[0] not in COMMANDS:
+        near = difflib.get_close_matches(argv[0], COMMANDS, 1, 0.0)
+        print(f"foveal: unknown command {argv[0]!r:.60}; did you mean {near[0]}?", file=sys.stderr)
+        raise SystemExit(2)
+    return argv[0], parser_for(argv[0]).parse(argv[1:])
