@@ -80,6 +80,9 @@ class Model : public std::enable_shared_from_this<Model> {
   // The prompt as text, images as <__media__>. For looking at; prefill uses pieces.
   virtual std::string apply_template(const std::vector<Message>& messages) const = 0;
 
+  // Opens what Session::save wrote. Every bit is covered by a checksum (file_format); another model, quantisation,
+  // mmproj or format version is a mismatch that names both.
+  virtual std::unique_ptr<Session> load_session(const std::string& path) const = 0;
   virtual std::unique_ptr<Session> session(const KvOptions& kv = {},
                                            int64_t n_ctx = 0) const = 0;  // 0: min(trained, 8192)
 };
@@ -149,6 +152,9 @@ class Session {
   virtual KvStats evict(const KvOptions& kv) = 0;     // evict now by other options
   virtual void pin(int64_t start, int64_t stop) = 0;  // rows of these token indices are never evicted
   virtual std::unique_ptr<Session> fork() const = 0;
+  // Writes everything that the session is (budget-sized) to one file, atomically: a crash leaves the old file or the
+  // new one. Errors: io.
+  virtual void save(const std::string& path) const = 0;
   virtual const KvOptions& kv_options() const = 0;
   virtual int64_t n_ctx() const = 0;
   virtual std::shared_ptr<const Model> model() const = 0;

@@ -3,6 +3,7 @@
 
 #include <unistd.h>
 
+#include "engine/core/sha256.h"
 #include "engine/runtime/session.h"
 
 namespace foveal {
@@ -70,6 +71,25 @@ void check_is_text(const Gguf& file) {
         "the mmproj file?");
 }
 
+// Shapes, types and 512 bytes of every tensor, and the vocabulary: enough to tell any two models apart in milliseconds.
+void add_fingerprint(Sha256& sha, const Gguf& file) {
+  const auto add = [&](std::string_view s) {
+    sha.update({reinterpret_cast<const uint8_t*>(s.data()), s.size()});
+    sha.update({reinterpret_cast<const uint8_t*>("\0"), 1});
+  };
+  for (const char* key : {"general.architecture", "general.name", "tokenizer.ggml.model", "tokenizer.ggml.pre"})
+    if (const std::string* v = file.find_string(key)) add(*v);
+  if (const auto* tokens = file.find_strings("tokenizer.ggml.tokens", 0, UINT64_MAX))
+    for (const std::string& t : *tokens) add(t);
+  for (const TensorInfo& t : file.tensors()) {
+    add(t.name);
+    add(cat(static_cast<int>(t.type), t.shape()));
+    const uint64_t n = std::min<uint64_t>(t.bytes, 256);
+    sha.update({t.data, static_cast<size_t>(n)});
+    sha.update({t.data + (t.bytes - n), static_cast<size_t>(n)});
+  }
+}
+
 }  // namespace
 
 std::shared_ptr<const Model> Model::load(const std::string& path, const ModelOptions& options) {
@@ -102,6 +122,14 @@ ModelImpl::ModelImpl(const std::string& path, const ModelOptions& o) : process_(
   report("loading the text model", 0.2f);
   text_ = load_text_model(text_file_, *backend_);
   report("loading the text model", 1.0f);
+  Sha256 sha;
+  add_fingerprint(sha, *text_file_);
+  if (mmproj_file_) {
+    add_fingerprint(sha, *mmproj_file_);
+    const std::string how = vision_->preprocessing_id();
+    sha.update({reinterpret_cast<const uint8_t*>(how.data()), how.size()});
+  }
+  fingerprint_ = sha.finish();
   if (const std::string* t = text_file_->find_string("tokenizer.chat_template")) template_text_ = *t;
 
   info_.arch = params.arch;
@@ -188,6 +216,11 @@ std::unique_ptr<Session> ModelImpl::session(const KvOptions& kv, int64_t n_ctx) 
     fail(ErrorCode::invalid_argument, "n_ctx: found ", n_ctx, ", expected 1 to ", int64_t{1} << 24);
   auto self = std::static_pointer_cast<const ModelImpl>(shared_from_this());
   return std::make_unique<SessionImpl>(std::move(self), kv, n_ctx);
+}
+
+std::unique_ptr<Session> ModelImpl::load_session(const std::string& path) const {
+  check_process();
+  return SessionImpl::load(std::static_pointer_cast<const ModelImpl>(shared_from_this()), path);
 }
 
 }  // namespace foveal

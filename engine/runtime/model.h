@@ -25,12 +25,15 @@ class ModelImpl final : public Model {
   void set_chat_template(const std::string& name) const override;
   const std::string& template_text() const override { return template_text_; }
   std::string apply_template(const std::vector<Message>& messages) const override;
+  std::unique_ptr<Session> load_session(const std::string& path) const override;
   std::unique_ptr<Session> session(const KvOptions& kv, int64_t n_ctx) const override;
 
   const TextModel& text() const { return *text_; }
   const VisionEncoder* vision() const { return vision_.get(); }
   Backend& backend() const { return *backend_; }
   const VisionEncoder& need_vision() const;
+  // SHA-256 over shapes, types, vocabulary and samples of every tensor: which model (and mmproj) this is.
+  const std::array<uint8_t, 32>& fingerprint() const { return fingerprint_; }
   // Held by whoever uses the backend.
   std::mutex& compute() const { return compute_; }
   // state error in a forked child, whose copy of the worker threads is dead.
@@ -44,6 +47,7 @@ class ModelImpl final : public Model {
   std::unique_ptr<TextModel> text_;
   ModelInfo info_;
   std::string template_text_;
+  std::array<uint8_t, 32> fingerprint_{};
   pid_t process_;
   mutable std::mutex compute_, template_mutex_;
   mutable std::optional<ChatTemplate> template_;

@@ -29,6 +29,7 @@ class SessionImpl final : public Session {
   KvStats evict(const KvOptions& kv) override;
   void pin(int64_t start, int64_t stop) override;
   std::unique_ptr<Session> fork() const override;
+  void save(const std::string& path) const override;
   const KvOptions& kv_options() const override { return kv_; }
   int64_t n_ctx() const override { return n_ctx_; }
   std::shared_ptr<const Model> model() const override { return model_; }
@@ -43,6 +44,9 @@ class SessionImpl final : public Session {
   const TurnStats& stats() const override { return stats_; }
   void cancel() noexcept override { cancelled_.store(true, std::memory_order_relaxed); }
   void set_progress(Progress progress) override { progress_ = std::move(progress); }
+
+  // The other half of save(): fills a fresh session (state_file.cpp).
+  static std::unique_ptr<SessionImpl> load(std::shared_ptr<const ModelImpl> model, const std::string& path);
 
   // Rows of a prefill that go through a layer together. Results don't depend on it.
   void set_chunk_rows(int64_t n) override;
@@ -97,6 +101,12 @@ class SessionImpl final : public Session {
   void clear();
   bool take(std::string& piece);
   void finish(const char* reason);
+
+  // ---- state_file.cpp
+  void write_state(class StateWriter& out) const;
+  void read_state(class StateReader& in);
+  void read_rows(class StateReader& in);
+  void read_cache(class StateReader& in);
 
   const TextParams& params() const { return model_->text().params(); }
   int64_t n_rows() const { return static_cast<int64_t>(tokens_.size()); }
