@@ -45,8 +45,8 @@ inline void failed(const char* file, int line, const std::string& what) {
 
 #define CHECK_EQ(a, b)                                                          \
   do {                                                                          \
-    const auto& check_a = (a);                                                  \
-    const auto& check_b = (b);                                                  \
+    const auto check_a = (a);                                                   \
+    const auto check_b = (b);                                                   \
     if (!(check_a == check_b)) check::failed(__FILE__, __LINE__, #a " == " #b); \
   } while (0)
 

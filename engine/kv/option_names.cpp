@@ -1,4 +1,4 @@
-// Scope, on_full and dtype of the KV options from their names in Python and on the command line.
+// The KV options from their names in Python and on the command line, and back.
 #include <array>
 #include <string_view>
 #include <utility>
@@ -19,7 +19,41 @@ T find(const char* option, const std::string& name, const std::array<std::pair<s
   fail(ErrorCode::invalid_argument, option, ": found ", quoted(name), ", expected one of ", names);
 }
 
+using PolicyName = std::pair<std::string_view, Policy>;
+using MixName = std::pair<std::string_view, Mix>;
+constexpr std::array<PolicyName, 6> kPolicies = {{{"snapkv", Policy::snapkv},
+                                                  {"pyramidkv", Policy::pyramidkv},
+                                                  {"adakv", Policy::adakv},
+                                                  {"sparsemm", Policy::sparsemm},
+                                                  {"streaming", Policy::streaming},
+                                                  {"random", Policy::random}}};
+constexpr std::array<MixName, 5> kMixes = {{{"none", Mix::none},
+                                            {"vnorm", Mix::vnorm},
+                                            {"keydiff", Mix::keydiff},
+                                            {"fixed", Mix::fixed},
+                                            {"mixkv", Mix::mixkv}}};
+
+template <class Table, class T>
+const char* name_of(const Table& table, T value) {
+  for (const auto& [name, known] : table)
+    if (known == value) return name.data();
+  return "?";
+}
+
 }  // namespace
+
+Policy policy_from_name(const std::string& name) {
+  return find("kv policy", name, kPolicies);
+}
+Mix mix_from_name(const std::string& name) {
+  return find("kv mix", name, kMixes);
+}
+const char* policy_name(Policy p) {
+  return name_of(kPolicies, p);
+}
+const char* mix_name(Mix m) {
+  return name_of(kMixes, m);
+}
 
 Scope scope_from_name(const std::string& name) {
   return find<Scope, 2>("kv scope", name, {{{"prompt", Scope::prompt}, {"image", Scope::image}}});

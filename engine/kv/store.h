@@ -29,9 +29,10 @@ class KvStore {
   int64_t len(int il, int ih) const;
   std::span<const int32_t> token_index(int il, int ih) const;  // ascending
 
-  // Commits room for n more rows in every head of the layer (out_of_memory names the bytes), before append.
+  // Commits room for n more rows in every head of the layer, before append; context_full when they don't fit max_rows.
   void reserve(int il, int64_t n);
-  // k, v [T, n_head_kv*D] float32 appended to all heads; rows get token indices first, first+1, ... Room must be reserved.
+  // k, v [T, n_head_kv*D] float32 appended to all heads; rows get token indices first, first+1, ... Room must be
+  // reserved.
   void append(int il, ConstMat k, ConstMat v, int32_t first_index);
   // Replaces the head's rows by rows `slots` (ascending) of src (float32 or the store's type), whose token indices are
   // given; gives back what is left over.
@@ -41,11 +42,13 @@ class KvStore {
   void truncate(int32_t first_dropped_index);                    // drop every row whose token index is >= this
   std::unique_ptr<KvStore> clone() const;
 
+  // Memory is counted as the system gives it, in whole pages, the token indices (4 bytes a row) included.
   size_t bytes() const;       // committed now
   size_t peak_bytes() const;  // most that was ever committed, other_bytes included
   // The layer being prefilled (float32) is counted here too while it is alive.
   void note_other_bytes(size_t bytes);
-  size_t row_bytes() const;  // K and V of one row of one head
+  size_t row_bytes() const;               // K and V of one row of one head, without its token index
+  size_t head_bytes(int64_t rows) const;  // committed for one head of one layer that holds `rows` rows
 
  private:
   struct Impl;

@@ -1,0 +1,83 @@
+// Budgets from text, and the check of all KV options that needs no model.
+#include "engine/kv/options.h"
+
+#include <charconv>
+#include <cmath>
+#include <string_view>
+
+#include "engine/core/error.h"
+
+namespace foveal {
+namespace {
+
+constexpr double kMaxRows = 2147483647.0;  // token indices are 32-bit
+constexpr double kMaxBytes = 1ull << 60;
+
+[[noreturn]] void bad_budget(const std::string& text) {
+  fail(ErrorCode::invalid_argument, "kv budget: found ", quoted(text),
+       ", expected rows per head (\"256\"), a share of the prompt (\"25%\"), memory (\"256MiB\"; KiB, MiB, GiB), "
+       "\"auto\" or \"none\"");
+}
+
+void check_range(const char* option, int value, int low, int high) {
+  if (value < low || value > high)
+    fail(ErrorCode::invalid_argument, "kv ", option, ": found ", value, ", expected ", low, " to ", high);
+}
+
+}  // namespace
+
+Budget parse_budget(const std::string& text) {
+  if (text == "none") return {};
+  if (text == "auto") return {Budget::automatic, 0};
+  double value = 0;
+  const char* end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, value, std::chars_format::fixed);
+  if (error != std::errc() || !std::isfinite(value) || value <= 0) bad_budget(text);
+  const std::string_view unit(stop, static_cast<size_t>(end - stop));
+  const auto bytes = [&](double factor) {
+    if (value * factor > kMaxBytes) bad_budget(text);
+    return Budget{Budget::bytes, std::floor(value * factor)};
+  };
+  if (unit == "%" && value <= 100) return {Budget::percent, value};
+  if (unit == "KiB") return bytes(1024.0);
+  if (unit == "MiB") return bytes(1024.0 * 1024);
+  if (unit == "GiB") return bytes(1024.0 * 1024 * 1024);
+  if (!unit.empty() || value != std::floor(value) || value > kMaxRows) bad_budget(text);
+  return {Budget::rows, value};
+}
+
+void check_kv_options(const KvOptions& o) {
+  check_range("window", o.window, 1, 4096);
+  check_range("sinks", o.sinks, 0, 1 << 20);
+  check_range("slack", o.slack, 0, 1 << 20);
+  const double b = o.budget.value;
+  const int least = o.window + o.sinks + 1;
+  switch (o.budget.kind) {
+    case Budget::everything:
+      if (o.on_full == OnFull::evict)
+        fail(ErrorCode::invalid_argument, "kv on_full 'evict' needs a budget: found none, expected rows (at least ",
+             least, "), a percentage, bytes or 'auto'");
+      break;
+    case Budget::automatic:
+      break;
+    case Budget::rows:
+      if (!(b >= least && b <= kMaxRows) || b != std::floor(b))
+        fail(ErrorCode::invalid_argument, "kv budget: found ", b, " rows per head, expected at least ", least,
+             " (window ", o.window, " + sinks ", o.sinks, " + 1)");
+      break;
+    case Budget::percent:
+      if (!(b > 0 && b <= 100))
+        fail(ErrorCode::invalid_argument, "kv budget: found ", b, " %, expected more than 0 and at most 100");
+      break;
+    case Budget::bytes:
+      if (!(b >= 1 && b <= kMaxBytes))
+        fail(ErrorCode::invalid_argument, "kv budget: found ", b, " bytes, expected 1 to 2^60");
+      break;
+  }
+  if (o.policy == Policy::sparsemm && o.tables.empty())
+    fail(ErrorCode::invalid_argument,
+         "kv policy 'sparsemm' needs a table of visual-head scores: found no tables file, expected tables=FILE with a "
+         "tensor 'head_scores' [n_layer, n_head]");
+}
+
+}  // namespace foveal

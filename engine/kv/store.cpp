@@ -1,0 +1,214 @@
+// One reservation of addresses for all (layer, KV head): K rows, V rows, token indices, each a region of whole pages
+// that grows from its start. Pages cost memory once rows are written; the system gets them back when rows go. One
+// mapping for all, because the system limits how many a process may have and sessions are forked.
+#include "engine/kv/store.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+
+#include "engine/core/checked.h"
+#include "engine/core/error.h"
+
+namespace foveal {
+namespace {
+
+// Bytes of one K or V row: 32-element blocks for the quantised types, as ggml lays them out.
+size_t row_size(KvType type, int head_dim) {
+  const auto d = static_cast<size_t>(head_dim);
+  switch (type) {
+    case KvType::F32:
+      return d * 4;
+    case KvType::F16:
+      return d * 2;
+    case KvType::Q8_0:
+      return d / 32 * 34;
+    case KvType::Q4_0:
+      return d / 32 * 18;
+  }
+  return 0;
+}
+
+size_t page_size() {
+  static const auto size = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  return size;
+}
+
+size_t whole_pages(size_t bytes) {
+  return (bytes + page_size() - 1) / page_size() * page_size();
+}
+
+}  // namespace
+
+struct KvStore::Impl {
+  Impl(const KvShape& s, Backend& b);
+  ~Impl() { munmap(base, reserved); }
+
+  enum Part { keys, values, indices };
+  size_t at(int il, int ih) const {
+    return static_cast<size_t>(il) * static_cast<size_t>(heads_kv) + static_cast<size_t>(ih);
+  }
+  size_t part_row(Part part) const { return part == indices ? sizeof(int32_t) : row; }
+  char* region(size_t head, Part part) const {
+    return base + head * head_stride + static_cast<size_t>(part) * part_stride;
+  }
+  int32_t* index(size_t head) const { return reinterpret_cast<int32_t*>(region(head, indices)); }
+  // Counts exactly the pages of `rows` rows as ours; those beyond go back to the system.
+  void commit(size_t head, int64_t rows);
+  void count_peak() { peak = std::max(peak, committed + other); }
+
+  Backend& backend;
+  size_t row = 0, part_stride = 0, index_stride = 0, head_stride = 0, reserved = 0;
+  int heads_kv = 0;
+  int64_t max_rows = 0;
+  char* base = nullptr;
+  std::vector<KvHead> views;  // [n_layer * n_head_kv]
+  std::vector<int64_t> room;  // rows that the committed pages were asked for
+  size_t committed = 0, peak = 0, other = 0;
+};
+
+KvStore::Impl::Impl(const KvShape& s, Backend& b) : backend(b), heads_kv(s.n_head_kv), max_rows(s.max_rows) {
+  if (s.n_layer < 1 || s.n_head_kv < 1 || s.head_dim < 1 || s.max_rows < 1 || s.max_rows > int64_t{1} << 40)
+    fail(ErrorCode::invalid_argument, "kv store: found ", s.n_layer, " layers, ", s.n_head_kv, " heads of ", s.head_dim,
+         ", ", s.max_rows, " rows, expected at least 1 of each");
+  const bool blocks = s.type == KvType::Q8_0 || s.type == KvType::Q4_0;
+  if (blocks && s.head_dim % 32 != 0)
+    fail(ErrorCode::unsupported, "kv dtype q8_0 and q4_0 need a head size that is a multiple of 32, found ",
+         s.head_dim);
+  row = row_size(s.type, s.head_dim);
+  const size_t count = static_cast<size_t>(s.n_layer) * static_cast<size_t>(s.n_head_kv);
+  part_stride = whole_pages(static_cast<size_t>(max_rows) * row);
+  index_stride = whole_pages(static_cast<size_t>(max_rows) * sizeof(int32_t));
+  head_stride = 2 * part_stride + index_stride;
+  const auto total = checked_mul(head_stride, count);
+  void* p = MAP_FAILED;
+  if (total) p = mmap(nullptr, *total, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (p == MAP_FAILED)
+    fail(ErrorCode::out_of_memory, "kv store: can't reserve addresses for ", s.max_rows, " rows of ", count, " heads (",
+         total ? *total : 0, " bytes); a smaller n_ctx needs less");
+  base = static_cast<char*>(p);
+  madvise(p, *total, MADV_NOHUGEPAGE);  // a huge page would hold more memory than is counted
+  reserved = *total;
+  views.resize(count);
+  room.assign(count, 0);
+  for (size_t head = 0; head < count; ++head) views[head] = {region(head, keys), region(head, values), 0};
+}
+
+void KvStore::Impl::commit(size_t head, int64_t rows) {
+  if (rows > max_rows)
+    fail(ErrorCode::context_full, "kv store: a head would hold ", rows, " rows, room was reserved for ", max_rows);
+  for (const Part part : {keys, values, indices}) {
+    const size_t now = whole_pages(static_cast<size_t>(room[head]) * part_row(part));
+    const size_t then = whole_pages(static_cast<size_t>(rows) * part_row(part));
+    if (then < now) madvise(region(head, part) + then, now - then, MADV_DONTNEED);
+    committed = committed + then - now;
+  }
+  room[head] = rows;
+  count_peak();
+}
+
+KvStore::KvStore(const KvShape& shape, Backend& backend)
+    : shape_(shape), impl_(std::make_unique<Impl>(shape, backend)) {}
+KvStore::~KvStore() = default;
+
+std::span<const KvHead> KvStore::heads(int il) const {
+  return {impl_->views.data() + impl_->at(il, 0), static_cast<size_t>(shape_.n_head_kv)};
+}
+
+int64_t KvStore::len(int il, int ih) const {
+  return impl_->views[impl_->at(il, ih)].len;
+}
+
+std::span<const int32_t> KvStore::token_index(int il, int ih) const {
+  const size_t head = impl_->at(il, ih);
+  return {impl_->index(head), static_cast<size_t>(impl_->views[head].len)};
+}
+
+void KvStore::reserve(int il, int64_t n) {
+  for (int ih = 0; ih < shape_.n_head_kv; ++ih) {
+    const size_t head = impl_->at(il, ih);
+    const int64_t rows = impl_->views[head].len + n;
+    if (rows > impl_->room[head]) impl_->commit(head, rows);
+  }
+}
+
+void KvStore::append(int il, ConstMat k, ConstMat v, int32_t first_index) {
+  for (int ih = 0; ih < shape_.n_head_kv; ++ih)
+    if (len(il, ih) + k.rows > impl_->room[impl_->at(il, ih)])
+      fail(ErrorCode::state, "kv store: append of ", k.rows, " rows to layer ", il,
+           " without room; reserve comes first");
+  impl_->backend.append_kv(heads(il), shape_.type, k, v, shape_.head_dim);
+  for (int ih = 0; ih < shape_.n_head_kv; ++ih) {
+    const size_t head = impl_->at(il, ih);
+    int32_t* index = impl_->index(head) + impl_->views[head].len;
+    std::iota(index, index + k.rows, first_index);
+    impl_->views[head].len += k.rows;
+  }
+}
+
+void KvStore::assign(int il, int ih, KvHead src, KvType src_type, std::span<const int32_t> slots,
+                     std::span<const int32_t> src_index) {
+  const size_t head = impl_->at(il, ih);
+  const auto rows = static_cast<int64_t>(slots.size());
+  if (rows > impl_->room[head]) impl_->commit(head, rows);
+  impl_->backend.gather_slots(impl_->views[head], shape_.type, src, src_type, slots, shape_.head_dim);
+  for (size_t j = 0; j < slots.size(); ++j) impl_->index(head)[j] = src_index[static_cast<size_t>(slots[j])];
+  impl_->views[head].len = rows;
+  impl_->commit(head, rows);
+}
+
+void KvStore::compact(int il, int ih, std::span<const int32_t> slots) {
+  assign(il, ih, impl_->views[impl_->at(il, ih)], shape_.type, slots, token_index(il, ih));
+}
+
+void KvStore::truncate(int32_t first_dropped_index) {
+  for (int il = 0; il < shape_.n_layer; ++il)
+    for (int ih = 0; ih < shape_.n_head_kv; ++ih) {
+      const auto index = token_index(il, ih);
+      const auto rows = std::lower_bound(index.begin(), index.end(), first_dropped_index) - index.begin();
+      const size_t head = impl_->at(il, ih);
+      impl_->views[head].len = rows;
+      impl_->commit(head, rows);
+    }
+}
+
+std::unique_ptr<KvStore> KvStore::clone() const {
+  auto copy = std::make_unique<KvStore>(shape_, impl_->backend);
+  for (size_t head = 0; head < impl_->views.size(); ++head) {
+    const KvHead& from = impl_->views[head];
+    KvHead& to = copy->impl_->views[head];
+    copy->impl_->commit(head, from.len);
+    const auto rows = static_cast<size_t>(from.len);
+    std::memcpy(to.k, from.k, rows * impl_->row);
+    std::memcpy(to.v, from.v, rows * impl_->row);
+    std::memcpy(copy->impl_->index(head), impl_->index(head), rows * sizeof(int32_t));
+    to.len = from.len;
+  }
+  return copy;
+}
+
+size_t KvStore::bytes() const {
+  return impl_->committed;
+}
+size_t KvStore::peak_bytes() const {
+  return impl_->peak;
+}
+
+void KvStore::note_other_bytes(size_t bytes) {
+  impl_->other = bytes;
+  impl_->count_peak();
+}
+
+size_t KvStore::row_bytes() const {
+  return 2 * impl_->row;
+}
+
+size_t KvStore::head_bytes(int64_t rows) const {
+  return 2 * whole_pages(static_cast<size_t>(rows) * impl_->row) +
+         whole_pages(static_cast<size_t>(rows) * sizeof(int32_t));
+}
+
+}  // namespace foveal
