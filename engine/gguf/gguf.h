@@ -24,7 +24,7 @@ struct TensorInfo {
   const uint8_t* data;      // into the mapping, `bytes` long
   uint64_t bytes;
   int64_t cols() const { return ne[0]; }
-  int64_t rows() const;  // product of the other dims
+  int64_t rows() const;       // product of the other dims
   std::string shape() const;  // "[256, 448]"
 };
 
@@ -45,6 +45,7 @@ class Gguf {
   const std::vector<std::string>& warnings() const;
 
   bool has(std::string_view key) const;
+  bool is_array(std::string_view key) const;  // false when absent
   // Typed, ranged access. A wrong type, a number outside [min, max], NaN or Inf, or a missing required key is
   // file_format, naming file, key, found and expected. Any integer width is accepted for integers; F32/F64 for floats
   // (an integer also reads as float).
@@ -57,6 +58,9 @@ class Gguf {
   const std::string* find_string(std::string_view key) const;
   // Arrays: nullptr / nullopt when absent; the length must lie in [min_n, max_n].
   const std::vector<std::string>* find_strings(std::string_view key, uint64_t min_n, uint64_t max_n) const;
+  // The same without copying: views into the file, valid as long as this object (or parse()'s bytes) lives.
+  std::optional<std::vector<std::string_view>> find_string_views(std::string_view key, uint64_t min_n,
+                                                                 uint64_t max_n) const;
   std::optional<std::vector<int64_t>> find_ints(std::string_view key, uint64_t min_n, uint64_t max_n, int64_t min,
                                                 int64_t max) const;
   std::optional<std::vector<float>> find_floats(std::string_view key, uint64_t min_n, uint64_t max_n) const;
