@@ -20,41 +20,54 @@ struct TextPiece {
   bool special = false;
 };
 
+struct Vocabulary;
+class SpecialTokens;
+
 class Tokenizer {
  public:
   // Needs only tokenizer.ggml.* keys; general.architecture is ignored. Errors: file_format, unsupported (model or
   // pre-tokenizer not known: names it).
   static std::shared_ptr<const Tokenizer> load(const Gguf& file);
-  virtual ~Tokenizer() = default;
+  virtual ~Tokenizer();
 
-  // No BOS is added. Pieces are one text for the pre-tokenizer and the merges (a word may cross a border), but special
-  // tokens match only inside special pieces. `continuation`: the text goes on from earlier ids, so SPM adds no space
-  // prefix at its start. Invalid UTF-8 encodes through bytes; nothing is dropped.
-  virtual std::vector<int32_t> encode(std::span<const TextPiece> pieces, bool continuation = false) const = 0;
+  // No BOS is added. Pieces are one text for the pre-tokenizer and the merges (a word may cross a border), but control
+  // tokens match only inside special pieces (user-defined ones everywhere, the longest at each place). `continuation`:
+  // the text goes on from earlier ids, so SPM adds no space prefix at its start. Invalid UTF-8 encodes through bytes;
+  // nothing is dropped: a byte that the vocabulary can't spell is invalid_argument.
+  std::vector<int32_t> encode(std::span<const TextPiece> pieces, bool continuation = false) const;
   std::vector<int32_t> encode(std::string_view text, bool special) const;
 
   // Raw bytes of one token (control tokens give their text). Ids out of range: invalid_argument.
   virtual std::string piece(int32_t id) const = 0;
   // The text of ids, control tokens included as their text; SPM drops the space that its prefix added at the start.
+  // Ids out of range: invalid_argument with their place in the list.
   std::string decode(std::span<const int32_t> ids) const;
 
-  int32_t n_vocab() const { return n_vocab_; }
-  std::optional<int32_t> bos() const { return bos_; }
-  std::optional<int32_t> eos() const { return eos_; }
+  int32_t n_vocab() const;
+  std::optional<int32_t> bos() const;
+  std::optional<int32_t> eos() const;
   bool add_bos() const { return add_bos_; }
   bool is_eog(int32_t id) const;  // ends a generation (eos, eot, <|im_end|>, ...)
   bool is_control(int32_t id) const;
-  std::optional<int32_t> find(std::string_view token_text) const;  // exact token text -> id
+  std::optional<int32_t> find(std::string_view token_text) const;  // exact token text -> id, the lowest
   bool strips_leading_space() const { return add_space_prefix_; }
-  std::span<const int32_t> suppressed() const { return suppressed_; }  // tokenizer.ggml.suppress_tokens
+  std::span<const int32_t> suppressed() const;       // tokenizer.ggml.suppress_tokens
+  const std::vector<std::string>& warnings() const;  // oddities of the file that were lived with
 
  protected:
-  int32_t n_vocab_ = 0;
-  std::optional<int32_t> bos_, eos_;
+  explicit Tokenizer(std::unique_ptr<Vocabulary> vocabulary);
+  // Ids of text that holds no special token. `after_token`: a special token stands right before it; `starts`: it is
+  // the beginning of everything.
+  virtual void encode_text(std::string_view text, bool starts, bool after_token, std::vector<int32_t>& out) const = 0;
+  // The id that stands for a byte outside of every token: <0xNN>, the byte itself, the unknown token.
+  int32_t byte_fallback(uint8_t byte) const;
+
+  std::unique_ptr<Vocabulary> vocabulary_;
   bool add_bos_ = false, add_space_prefix_ = false;
-  std::vector<int32_t> suppressed_;
-  std::vector<uint8_t> flags_;  // per token: bit 0 control, bit 1 end of generation
-  virtual std::optional<int32_t> find_text(std::string_view token_text) const = 0;
+
+ private:
+  std::unique_ptr<const SpecialTokens> specials_;
+  std::vector<int32_t> fallback_;  // [256], -1 where the vocabulary has nothing
 };
 
 // Turns tokens into text pieces that are always whole UTF-8 characters; holds back an incomplete tail.
@@ -66,7 +79,7 @@ class StreamDecoder {
 
  private:
   std::shared_ptr<const Tokenizer> tokenizer_;
-  std::string pending_;
+  std::string pending_;  // bytes that begin a character
   bool first_ = true;
 };
 

@@ -1,0 +1,168 @@
+// SentencePiece BPE: characters as symbols, the merge whose result scores highest first (leftmost on ties).
+#include "engine/text/spm.h"
+
+#include <algorithm>
+#include <unordered_map>
+
+#include "engine/text/unicode.h"
+#include "engine/text/vocabulary.h"
+
+namespace foveal {
+namespace {
+
+class Spm final : public Tokenizer {
+ public:
+  Spm(const Gguf& file, std::unique_ptr<Vocabulary> vocabulary);
+  std::string piece(int32_t id) const override;
+
+ protected:
+  void encode_text(std::string_view text, bool starts, bool after_token, std::vector<int32_t>& out) const override;
+
+ private:
+  struct Symbol {
+    std::string_view text;  // empty: merged into the one before
+    int32_t previous, next;
+  };
+  struct Candidate {
+    float score;
+    int32_t left, right;
+    size_t bytes;  // of the merged text: tells whether the pair is still as it was
+    bool operator<(const Candidate& o) const { return score != o.score ? score < o.score : left > o.left; }
+  };
+  // An unused token may be merged on the way but is taken apart again at the end: into what it was made of.
+  using Parts = std::unordered_map<std::string_view, std::pair<std::string_view, std::string_view>>;
+  struct Scratch {
+    std::vector<Symbol> symbols;
+    std::vector<Candidate> heap;
+    Parts parts;
+  };
+  bool starts_word(std::string_view text, size_t at) const;
+  void merge(std::string_view text, Scratch& scratch, std::vector<int32_t>& out) const;
+  void emit(std::string_view text, const Parts& parts, std::vector<int32_t>& out) const;
+
+  std::unique_ptr<StringTable> mergeable_;  // tokens that ordinary text may become
+  size_t longest_ = 0;                      // bytes of the longest of them
+  bool words_apart_ = true;                 // no token holds a space after another character: words never merge
+  bool prefix_after_token_ = true;
+};
+
+Spm::Spm(const Gguf& file, std::unique_ptr<Vocabulary> vocabulary) : Tokenizer(std::move(vocabulary)) {
+  const Vocabulary& v = *vocabulary_;
+  for (const char* key : {"tokenizer.ggml.scores", "tokenizer.ggml.token_type"})
+    if (!file.has(key))
+      fail(ErrorCode::file_format, file.path(), ": key '", key, "' is missing, expected for model 'llama'");
+  add_bos_ = v.add_bos.value_or(true) && v.bos.has_value();
+  add_space_prefix_ = v.add_space_prefix.value_or(true);
+  // Mistral's tokenizers since v3 have [INST] as a control token, and add the prefix only at the beginning.
+  const auto inst = v.find("[INST]");
+  prefix_after_token_ = !inst || v.kind_of(*inst) != TokenKind::control;
+  mergeable_ = std::make_unique<StringTable>(v.text);
+  for (int32_t id = 0; id < v.size(); ++id) {
+    const TokenKind kind = v.kind_of(id);
+    const std::string_view text = v.text_of(id);
+    if (text.empty() || kind == TokenKind::control || kind == TokenKind::unknown || kind == TokenKind::byte) continue;
+    mergeable_->add(id);
+    longest_ = std::max(longest_, text.size());
+    for (size_t at = text.find(space_mark, 1); at != text.npos; at = text.find(space_mark, at + 1))
+      if (at < 3 || text.substr(at - 3, 3) != space_mark) words_apart_ = false;
+  }
+}
+
+std::string Spm::piece(int32_t id) const {
+  const Vocabulary& v = *vocabulary_;
+  if (id < 0 || id >= v.size()) fail(ErrorCode::invalid_argument, "token id ", id, ": expected 0 to ", v.size() - 1);
+  const std::string_view text = v.text_of(id);
+  const TokenKind kind = v.kind_of(id);
+  if (kind == TokenKind::byte) return std::string(1, static_cast<char>(parse_byte_token(text).value_or(0)));
+  if (kind == TokenKind::control || kind == TokenKind::unknown) return std::string(text);
+  return spaces_for_marks(text);
+}
+
+// Whether the word before `at` ends there for good.
+bool Spm::starts_word(std::string_view text, size_t at) const {
+  return words_apart_ && at >= space_mark.size() && text.substr(at, space_mark.size()) == space_mark &&
+         text.substr(at - space_mark.size(), space_mark.size()) != space_mark;
+}
+
+void Spm::encode_text(std::string_view text, bool starts, bool after_token, std::vector<int32_t>& out) const {
+  std::string marked;
+  marked.reserve(text.size() + text.size() / 2 + space_mark.size());
+  if (add_space_prefix_ && (starts || (after_token && prefix_after_token_))) marked += space_mark;
+  for (const char c : text) {
+    if (c == ' ')
+      marked += space_mark;
+    else
+      marked += c;
+  }
+  Scratch scratch;
+  const std::string_view all = marked;
+  size_t from = 0;
+  for (size_t at = all.find(space_mark); at != all.npos; at = all.find(space_mark, at + 1)) {
+    if (at == 0 || !starts_word(all, at)) continue;
+    merge(all.substr(from, at - from), scratch, out);
+    from = at;
+  }
+  merge(all.substr(from), scratch, out);
+}
+
+void Spm::merge(std::string_view text, Scratch& scratch, std::vector<int32_t>& out) const {
+  if (text.empty()) return;
+  auto& symbols = scratch.symbols;
+  auto& heap = scratch.heap;
+  const auto at = [&](int32_t i) -> Symbol& { return symbols[static_cast<size_t>(i)]; };
+  const auto queue = [&](int32_t left, int32_t right) {
+    if (left < 0 || right < 0) return;
+    const std::string_view joined(at(left).text.data(), at(left).text.size() + at(right).text.size());
+    const int32_t id = joined.size() > longest_ ? -1 : mergeable_->find(joined);
+    if (id < 0) return;
+    heap.push_back({vocabulary_->score[static_cast<size_t>(id)], left, right, joined.size()});
+    std::push_heap(heap.begin(), heap.end());
+    if (vocabulary_->kind_of(id) == TokenKind::unused) scratch.parts[joined] = {at(left).text, at(right).text};
+  };
+  symbols.clear();
+  heap.clear();
+  scratch.parts.clear();
+  const char* end = text.data() + text.size();
+  for (const char* p = text.data(); p < end;) {
+    const uint32_t bytes = decode_char(p, end).bytes;
+    const auto i = static_cast<int32_t>(symbols.size());
+    symbols.push_back({{p, bytes}, i - 1, p + bytes < end ? i + 1 : -1});
+    p += bytes;
+  }
+  for (int32_t i = 0; at(i).next >= 0; i = at(i).next) queue(i, at(i).next);
+  while (!heap.empty()) {
+    std::pop_heap(heap.begin(), heap.end());
+    const Candidate best = heap.back();
+    heap.pop_back();
+    Symbol& left = at(best.left);
+    Symbol& right = at(best.right);
+    if (left.text.empty() || right.text.empty() || left.text.size() + right.text.size() != best.bytes) continue;
+    left.text = {left.text.data(), best.bytes};
+    left.next = right.next;
+    if (right.next >= 0) at(right.next).previous = best.left;
+    right.text = {};
+    queue(left.previous, best.left);
+    queue(best.left, left.next);
+  }
+  for (int32_t i = 0; i >= 0; i = at(i).next) emit(at(i).text, scratch.parts, out);
+}
+
+void Spm::emit(std::string_view text, const Parts& parts, std::vector<int32_t>& out) const {
+  const int32_t id = mergeable_->find(text);
+  if (id >= 0 && vocabulary_->kind_of(id) != TokenKind::unused) return out.push_back(id);
+  const auto made_of = parts.find(text);
+  if (made_of != parts.end()) {
+    emit(made_of->second.first, parts, out);  // each part is shorter: the depth is at most the token's length
+    return emit(made_of->second.second, parts, out);
+  }
+  if (id >= 0) return out.push_back(id);
+  for (const char c : text) out.push_back(byte_fallback(static_cast<uint8_t>(c)));
+}
+
+}  // namespace
+
+std::shared_ptr<const Tokenizer> load_spm(const Gguf& file) {
+  return std::make_shared<const Spm>(file, Vocabulary::load(file, true));
+}
+
+}  // namespace foveal
