@@ -97,6 +97,8 @@ def _open_regular(path: str, flags: int) -> int:
 def _decode(data: bytes, name: str) -> Pixels:
     if len(data) > MAX_ENCODED:
         raise ImageError(f"{name}: more than 64 MiB, too large for a picture")
+    if data[:4] == b"RIFF":
+        _check_webp(data, name)  # Pillow allocates its pixels when it opens it
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -105,10 +107,29 @@ def _decode(data: bytes, name: str) -> Pixels:
                 if picture.format in ("JPEG", "MPO") and _scans(data) > MAX_SCANS:
                     raise ImageError(f"{name}: JPEG with more than {MAX_SCANS} scans")
                 return _from_pil(picture, name)
+    except (ImageError, MemoryError):
+        raise
     except UnidentifiedImageError:
         raise ImageError(f"{name}: found {_seen(data)}, expected PNG, JPEG, WebP, BMP or GIF") from None
     except Image.DecompressionBombError:
         raise ImageError(f"{name}: more than {MAX_PIXELS // 1000000} million pixels") from None
+    except Exception as e:  # what Pillow's readers raise on broken headers has no common class
+        raise ImageError(f"{name}: found {_seen(data)}, which can't be decoded ({e})") from None
+
+
+def _check_webp(data: bytes, name: str) -> None:
+    """Width and height of a WebP from its first chunk, against the limits."""
+    kind = data[12:16]
+    if kind == b"VP8X" and len(data) >= 30:
+        sides = [1 + int.from_bytes(data[at : at + 3], "little") for at in (24, 27)]
+    elif kind == b"VP8L" and len(data) >= 25:
+        bits = int.from_bytes(data[21:25], "little")
+        sides = [1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)]
+    elif kind == b"VP8 " and len(data) >= 30:
+        sides = [int.from_bytes(data[at : at + 2], "little") & 0x3FFF for at in (26, 28)]
+    else:
+        raise ImageError(f"{name}: found {_seen(data)}, expected PNG, JPEG, WebP, BMP or GIF")
+    _check_size(sides[0], sides[1], name)
 
 
 def _from_pil(picture: Image.Image, name: str) -> Pixels:
@@ -122,11 +143,9 @@ def _from_pil(picture: Image.Image, name: str) -> Pixels:
         except Exception:  # broken EXIF is no reason to refuse the picture
             turned = picture
         return _to_rgb(turned, name)
-    except ImageError:
+    except (ImageError, MemoryError):
         raise
-    except MemoryError:
-        raise
-    except Exception as e:  # Pillow raises what its decoders raise: OSError, SyntaxError, ValueError, struct.error ...
+    except Exception as e:  # likewise its decoders
         raise ImageError(f"{name}: the {picture.format or 'PIL'} picture can't be decoded ({e})") from None
 
 

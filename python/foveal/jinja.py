@@ -96,19 +96,22 @@ class _Marks:
     def split(self, text: str) -> list[PromptPart]:
         parts: list[PromptPart] = []
         at = 0
-        for match in re.finditer(f"( ?){self.key}x([0-9]{{8}})( ?)", text):
-            value = self.values[int(match[2])][1]
-            is_text = isinstance(value, bytes)
-            before = match.start() if is_text else match.start(2) - len(self.key) - 1
-            after = match.end() if is_text else match.end(2)
-            if before > at:
-                parts.append((text[at:before].encode(), True))
+        for match in re.finditer(self.key + "x([0-9]{8})", text):
+            value = self.values[int(match[1])][1]
+            start, end = match.span()
+            part: PromptPart
             if isinstance(value, int):
-                parts.append(value)
+                part = value
             else:
-                value = value if match[1] else value.lstrip()
-                parts.append((value if match[3] else value.rstrip(), False))
-            at = after
+                trimmed_left = start == at or text[start - 1] != " "
+                trimmed_right = text[end : end + 1] != " "
+                start, end = start - (not trimmed_left), end + (not trimmed_right)
+                value = value.lstrip() if trimmed_left else value
+                part = (value.rstrip() if trimmed_right else value, False)
+            if start > at:
+                parts.append((text[at:start].encode(), True))
+            parts.append(part)
+            at = end
         if at < len(text):
             parts.append((text[at:].encode(), True))
         return parts
