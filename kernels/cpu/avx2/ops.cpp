@@ -1,0 +1,22 @@
+// The shared bodies of kernels/cpu/simd compiled for AVX2 with FMA and F16C.
+#include "kernels/cpu/avx2/ops.h"
+
+#include "kernels/cpu/avx2/vec.h"
+
+#define FOVEAL_SIMD avx2
+// clang-format off: the order is the order of use
+#include "kernels/cpu/simd/attend.h"
+#include "kernels/cpu/simd/decode.h"
+#include "kernels/cpu/simd/math.h"
+#include "kernels/cpu/simd/measure.h"
+#include "kernels/cpu/simd/rows.h"
+#include "kernels/cpu/simd/stored.h"
+// clang-format on
+
+namespace foveal::avx2 {
+
+const CpuOps ops = {rms_norm,     layer_norm, add,           scale,          act,          gated_act,      rope,
+                    store_rows,   load_rows,  attend_tokens, attend_scratch, attend_block, decode_scratch, decode_chunk,
+                    decode_merge, score_rows, softmax,       row_norm,       unit_sum,     cosine};
+
+}  // namespace foveal::avx2
