@@ -19,7 +19,7 @@ def data() -> Path:
 
 @pytest.fixture(scope="session")
 def cpp_build(request: pytest.FixtureRequest) -> Path:
-    """A build folder with the C++ tests and the program `foveal`; kept between runs (FOVEAL_CPP_BUILD names another)."""
+    """A build folder with the C++ tests and the program `foveal`, kept between runs; FOVEAL_CPP_BUILD names another."""
     folder = Path(os.environ.get("FOVEAL_CPP_BUILD") or request.config.cache.mkdir("cpp-build"))
     configure = ["cmake", "-S", str(ROOT), "-B", str(folder), "-DCMAKE_BUILD_TYPE=Release"]
     if not (folder / "CMakeCache.txt").exists():

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from goldens import DATA, exact, load
 
 import foveal
 from foveal import KV, ArgumentError, ContextFull, Error, FileError, FormatError, MismatchError, UnsupportedError
+from goldens import DATA, exact, load
 
 TEXT = DATA / "qwen2vl" / "model-f16.gguf"
 MMPROJ = DATA / "qwen2vl" / "mmproj-f16.gguf"

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from goldens import DATA, Case
 from PIL import Image
+
+from goldens import DATA, Case
 
 TEXT = str(DATA / "qwen2vl" / "model-f16.gguf")
 MMPROJ = str(DATA / "qwen2vl" / "mmproj-f16.gguf")

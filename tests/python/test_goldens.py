@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from goldens import CASES, PICTURES, Case, distance, exact, greedy, interleaved, load, planar
 
 from foveal.images import to_pixels
+from goldens import CASES, PICTURES, Case, distance, exact, greedy, interleaved, load, planar
 
 WITHIN = 1e-3  # norm of the difference over the norm
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from goldens import DATA, Case, exact, greedy, load
 
 import foveal
+from goldens import DATA, Case, exact, greedy, load
 
 QUESTION = [{"role": "user", "content": "What is in this picture?"}]
 PICTURE = DATA / "qwen2vl" / "image0.png"
