@@ -23,7 +23,9 @@ struct Image {
   ImageView view() const { return {rgb.data(), width, height, int64_t{3} * width}; }
 };
 
-// Limits that hold for every picture, from any source: sides 1..16384, at most 64 Mpx. ErrorCode::image otherwise.
+// Limits that hold for every picture, from any source: sides 1..16384, at most 64 Mpx (2^26). ErrorCode::image otherwise.
+constexpr int kMaxImageSide = 16384;
+constexpr int64_t kMaxImagePixels = int64_t{1} << 26;
 void check_image_size(int64_t width, int64_t height);
 
 // SHA-256 of width, height and pixels: the identity of a picture (never its path).
@@ -33,5 +35,17 @@ enum class Filter { bilinear, bicubic, lanczos };
 // Separable, antialiased, horizontal pass first, 8-bit between the passes, 22-bit fixed-point weights: equal to
 // Pillow 11.3 bit for bit. A picture that has the target size already is copied.
 Image resize(ImageView image, int width, int height, Filter filter);
+
+struct Crop {
+  int x = 0, y = 0, width = 0, height = 0;  // pixels of the resized picture
+};
+// The window `crop` of resize(image, width, height, filter); nothing outside it is computed or stored.
+Image resize_crop(ImageView image, int width, int height, Filter filter, const Crop& crop);
+
+struct Normalisation {
+  std::array<float, 3> mean{}, std{};  // std > 0
+};
+// out [3][height][width] planar = (value / 255 - mean) / std, in float32 as the original processors compute it.
+void normalise(float* out, ImageView image, const Normalisation& n);
 
 }  // namespace foveal

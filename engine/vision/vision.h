@@ -17,18 +17,18 @@ struct Box {
 
 // What the sequence gets for a picture, in order: control text (parsed with special tokens) or a run of rows.
 struct ImagePiece {
-  std::string text;          // when n_rows == 0
+  std::string text;  // when n_rows == 0
   int first_row = 0, n_rows = 0;
 };
 
 // Everything that follows from a picture's size alone.
 struct ImagePlan {
-  int width = 0, height = 0;  // original
-  int n_rows = 0;             // rows that encode() returns
+  int width = 0, height = 0;         // original
+  int n_rows = 0;                    // rows that encode() returns
   int grid_rows = 0, grid_cols = 0;  // merged grid, for M-RoPE families; 0 otherwise
   bool bidirectional = false;        // the rows see each other both ways (Gemma 3)
   std::vector<ImagePiece> pieces;    // wrapping text and rows, in sequence order
-  std::vector<Box> boxes;            // [n_rows]: the region of each row in ORIGINAL pixel coordinates (newline rows: empty box)
+  std::vector<Box> boxes;  // [n_rows]: the region of each row in ORIGINAL pixel coordinates (newline rows: empty box)
   int resized_width = 0, resized_height = 0;  // of the main (refined) picture, before tiling
   int n_tiles = 1;
   int64_t scratch_bytes = 0;  // encoder memory for this picture
