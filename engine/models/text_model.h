@@ -21,7 +21,7 @@ struct TextParams {
   float eps = 0;
   bool mrope = false;
   int n_deepstack = 0;
-  int n_rope_tables = 1;            // gemma3: 2 (global, local)
+  int n_rope_tables = 1;  // gemma3: 2 (global, local)
   int n_rot = 0;
   std::vector<int> sliding_window;  // [n_layer]; 0: the layer sees everything and may be evicted
   AttendParams attend;
@@ -56,10 +56,12 @@ class TextModel {
   virtual void rope_rows(Mat cs, std::span<const Position> pos, int table) const = 0;
   // One block over T rows, in place. rope: one [T, n_rot] view a table.
   virtual void layer(int il, Mat x, std::span<const ConstMat> rope, LayerKv& kv, LayerScratch& s) const = 0;
-  virtual void head(Mat logits, ConstMat x) const = 0;  // final norm + output matrix; logits [T, n_vocab]
+  // Final norm (x is overwritten by it) and output matrix; logits [T, n_vocab].
+  virtual void head(Mat logits, Mat x) const = 0;
 
  protected:
-  TextParams params_;
+  explicit TextModel(TextParams params) : params_(std::move(params)) {}
+  const TextParams params_;
 };
 
 // Builds the model that general.architecture names. `backend` must outlive it. unsupported lists the architectures.

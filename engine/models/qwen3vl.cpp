@@ -1,0 +1,70 @@
+// The decoder of Qwen3-VL (arXiv 2511.21631): Qwen3 with interleaved M-RoPE. Deepstack features of a picture's rows are
+// added to the hidden states after the first n_deepstack layers by whoever runs the layers.
+#include "engine/models/architectures.h"
+#include "engine/models/hparams.h"
+#include "engine/models/rope.h"
+#include "engine/models/weights.h"
+
+namespace foveal {
+namespace {
+
+TextParams read_params(const Gguf& file) {
+  TextParams p = read_common_params(file);
+  read_rope_params(file, p);
+  read_rope_sections(file, p);
+  p.mrope = true;
+  p.n_deepstack = static_cast<int>(file.find_int("qwen3vl.n_deepstack_layers", 0, p.n_layer).value_or(0));
+  check_tensors(file, p, {.qk_norm = true});
+  return p;
+}
+
+class Qwen3vl final : public TextModel {
+ public:
+  Qwen3vl(std::shared_ptr<const Gguf> file, Backend& backend)
+      : TextModel(read_params(*file)),
+        file_(std::move(file)),
+        backend_(backend),
+        weights_(*file_, backend, params_),
+        rope_(read_rope_params(*file_, params_), {}, interleaved_mrope_axes(read_rope_sections(*file_, params_))) {}
+
+  void embed(Mat x, std::span<const int32_t> ids) const override { backend_.embed_rows(x, *weights_.token_embd, ids); }
+
+  void rope_rows(Mat cs, std::span<const Position> pos, int) const override { rope_.rows(cs, pos); }
+
+  void layer(int il, Mat x, std::span<const ConstMat> rope, LayerKv& kv, LayerScratch& s) const override {
+    const BlockWeights& w = weights_.blocks[static_cast<size_t>(il)];
+    const LayerViews r(s, params_, x.rows);
+
+    backend_.rms_norm(r.normed, x, w.attn_norm.data(), params_.eps);
+    backend_.matmul(r.qkv, *w.qkv, r.normed, w.qkv_bias.data());
+    norm_heads(backend_, r.q, params_.n_head, w.q_norm.data(), params_.eps);
+    norm_heads(backend_, r.k, params_.n_head_kv, w.k_norm.data(), params_.eps);
+    backend_.rope(r.q_and_k, params_.n_head + params_.n_head_kv, rope[0], RopeStyle::half_split);
+    kv.attend(r.attended, r.q, r.k, r.v);
+    backend_.matmul(r.branch, *w.attn_output, r.attended, w.attn_output_bias.data());
+    backend_.add(x, r.branch);
+
+    backend_.rms_norm(r.normed, x, w.ffn_norm.data(), params_.eps);
+    feed_forward(backend_, w, r, Act::silu);
+    backend_.add(x, r.branch);
+  }
+
+  void head(Mat logits, Mat x) const override { output_head(backend_, weights_, logits, x, params_.eps); }
+
+ private:
+  std::shared_ptr<const Gguf> file_;
+  Backend& backend_;
+  DecoderWeights weights_;
+  RopeTable rope_;
+};
+
+std::unique_ptr<TextModel> load(std::shared_ptr<const Gguf> file, Backend& backend) {
+  return std::make_unique<Qwen3vl>(std::move(file), backend);
+}
+
+}  // namespace
+
+extern const Architecture kQwen3vl;
+const Architecture kQwen3vl = {"qwen3vl", read_params, load};
+
+}  // namespace foveal
