@@ -4,13 +4,14 @@
 #include "kernels/cpu/avx2/vec.h"
 
 #define FOVEAL_SIMD avx2
-// clang-format off: the order is the order of use
-#include "kernels/cpu/simd/attend.h"
-#include "kernels/cpu/simd/decode.h"
+// In the order of use.
+// clang-format off
 #include "kernels/cpu/simd/math.h"
-#include "kernels/cpu/simd/measure.h"
 #include "kernels/cpu/simd/rows.h"
 #include "kernels/cpu/simd/stored.h"
+#include "kernels/cpu/simd/measure.h"
+#include "kernels/cpu/simd/attend.h"
+#include "kernels/cpu/simd/decode.h"
 // clang-format on
 
 namespace foveal::avx2 {
