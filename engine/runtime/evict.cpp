@@ -26,34 +26,48 @@ uint64_t available_memory() {
 
 }  // namespace
 
-// Rows per KV head and layer on average. Bytes: all evictable heads at their budget plus slack, each of their regions
-// rounded up to a page, stay inside.
+// Rows per KV head and layer on average. Bytes: as many as leave every evictable head, slack included and rounded up to
+// pages, inside; automatic: half of the memory that the system has left.
 int64_t SessionImpl::budget_rows(const KvOptions& kv, int64_t total_rows) const {
   if (kv.budget.kind == Budget::everything) return -1;
-  int64_t pinned = 0;
+  int64_t pinned = 0, heads = 0;
   for (const auto& pin : pins_) pinned += pin.second - pin.first;
+  for (int il = 0; il < params().n_layer; ++il) heads += evictable(il) ? params().n_head_kv : 0;
   const int64_t least = int64_t{kv.window} + kv.sinks + pinned + 1;
-  int64_t layers = 0;
-  for (int il = 0; il < params().n_layer; ++il) layers += evictable(il);
-  const auto heads = static_cast<double>(std::max<int64_t>(1, layers) * params().n_head_kv);
-  const auto row = static_cast<double>(store_->row_bytes());
-  double rows = kv.budget.value;
-  if (kv.budget.kind == Budget::percent)
-    rows = std::max<double>(static_cast<double>(least), std::ceil(rows / 100 * static_cast<double>(total_rows)));
-  if (kv.budget.kind == Budget::bytes || kv.budget.kind == Budget::automatic) {
-    const double bytes = kv.budget.kind == Budget::bytes ? rows : 0.5 * static_cast<double>(available_memory());
-    const double pages = 2 * 4096;
-    rows = std::floor((bytes / heads - pages) / row) - kv.slack;
-    if (kv.budget.kind == Budget::automatic)
-      rows = std::min(std::max<double>(rows, static_cast<double>(least)), static_cast<double>(n_ctx_));
+  const auto bytes_for = [&](int64_t rows) {
+    constexpr double kUneven = 3 * 4096;  // heads share the rows unevenly: a page more in each of a head's regions
+    return static_cast<double>(heads) * (static_cast<double>(store_->head_bytes(rows + kv.slack)) + kUneven);
+  };
+  const auto rows_for = [&](double bytes) {  // the most rows whose bytes fit
+    int64_t lo = 0, hi = n_ctx_;
+    while (lo < hi) {
+      const int64_t mid = (lo + hi + 1) / 2;
+      (bytes_for(mid) <= bytes ? lo : hi) = bytes_for(mid) <= bytes ? mid : mid - 1;
+    }
+    return lo;
+  };
+  int64_t rows = 0;
+  switch (kv.budget.kind) {
+    case Budget::everything:
+      break;
+    case Budget::rows:
+      rows = static_cast<int64_t>(std::min(kv.budget.value, 1e15));
+      break;
+    case Budget::percent:
+      rows = std::max(least, static_cast<int64_t>(std::ceil(kv.budget.value / 100 * static_cast<double>(total_rows))));
+      break;
+    case Budget::bytes:
+      rows = rows_for(kv.budget.value);
+      break;
+    case Budget::automatic:
+      rows = std::max(least, rows_for(0.5 * static_cast<double>(available_memory())));
+      break;
   }
-  if (rows < static_cast<double>(least))
-    fail(ErrorCode::invalid_argument, "kv budget: found ", static_cast<int64_t>(rows),
-         " rows per head, expected at least ", least, " (window ", kv.window, " + sinks ", kv.sinks, " + pinned ",
-         pinned, " + 1), which is ",
-         static_cast<int64_t>((static_cast<double>(least + kv.slack) * row + 2 * 4096) * heads),
-         " bytes with a slack of ", kv.slack);
-  return static_cast<int64_t>(std::min(rows, 1e15));
+  if (rows < least)
+    fail(ErrorCode::invalid_argument, "kv budget: found ", rows, " rows per head, expected at least ", least,
+         " (window ", kv.window, " + sinks ", kv.sinks, " + pinned ", pinned, " + 1), which takes ",
+         static_cast<int64_t>(bytes_for(least)), " bytes with a slack of ", kv.slack);
+  return rows;
 }
 
 void SessionImpl::protect_rows(const KvOptions& kv) {

@@ -211,6 +211,8 @@ std::string ModelImpl::apply_template(const std::vector<Message>& messages) cons
 std::unique_ptr<Session> ModelImpl::session(const KvOptions& kv, int64_t n_ctx) const {
   check_process();
   check_kv_options(kv);
+  if (kv.on_full == OnFull::evict && kv.budget.kind == Budget::everything)
+    fail(ErrorCode::invalid_argument, "on_full 'evict' needs a kv budget: found none");
   if (n_ctx == 0) n_ctx = std::min<int64_t>(8192, text_->params().n_ctx_train);
   if (n_ctx < 1 || n_ctx > int64_t{1} << 24)
     fail(ErrorCode::invalid_argument, "n_ctx: found ", n_ctx, ", expected 1 to ", int64_t{1} << 24);
