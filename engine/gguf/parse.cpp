@@ -45,8 +45,9 @@ uint64_t read_count(Cursor& cursor, const char* what, uint64_t min_bytes_each) {
   const uint64_t at = cursor.position();
   const auto count = cursor.read<uint64_t>(what);
   if (count > cursor.left() / min_bytes_each) {
-    cursor.reject(ErrorCode::file_format, at, what, " is ", count, ", but only ", cursor.left(),
-                  " bytes are left, of at least ", min_bytes_each, " for each: damaged or incomplete file");
+    cursor.reject(ErrorCode::file_format, at, what, " is ", count, ", of at least ", min_bytes_each,
+                  " bytes each, but only ", cursor.left(), " bytes are left in the file of ",
+                  cursor.position() + cursor.left(), " bytes: damaged or incomplete");
   }
   return count;
 }
