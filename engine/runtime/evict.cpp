@@ -238,7 +238,7 @@ KvStats SessionImpl::kv_stats() const {
   for (int il = 0; il < params().n_layer; ++il) {
     const int window = params().sliding_window[static_cast<size_t>(il)];
     const int64_t rows = window > 0 ? std::min<int64_t>(window, n_rows()) : n_rows();
-    full += static_cast<size_t>(rows * params().n_head_kv) * store_->row_bytes();
+    full += static_cast<size_t>(params().n_head_kv) * store_->head_bytes(rows);
     for (int ih = 0; window == 0 && ih < params().n_head_kv; ++ih) {
       const int64_t len = store_->len(il, ih);
       s.rows_min = heads == 0 ? len : std::min(s.rows_min, len);
