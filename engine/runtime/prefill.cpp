@@ -66,10 +66,18 @@ void SessionImpl::check_room(const PromptRows& rows) const {
   if (used + needed <= n_ctx_) return;
   std::string hint = "; a larger n_ctx would fit";
   if (!rows.images.empty()) {
-    int64_t text = needed;
-    for (const PromptImage& image : rows.images) text -= image.plan.n_rows;
-    const int64_t each = (n_ctx_ - used - text) / static_cast<int64_t>(rows.images.size());
-    if (each > 0) hint += cat(", or image_max_tokens=", each);
+    // Positions of a picture: its rows, or with M-RoPE the larger side of its grid, which grows as the root of the
+    // rows.
+    double spans = 0, most_rows = 0;
+    for (const PromptImage& image : rows.images) {
+      const ImagePlan& plan = image.plan;
+      const bool by_side = params().mrope && !bounded_rows && plan.grid_cols > 0;
+      spans += by_side ? std::max(plan.grid_rows, plan.grid_cols) : plan.n_rows;
+      most_rows = std::max(most_rows, static_cast<double>(plan.n_rows));
+    }
+    const double share = (static_cast<double>(n_ctx_ - used - needed) + spans) / spans;
+    const double fits = most_rows * share * (params().mrope && !bounded_rows ? share : 1.0);
+    if (share > 0 && fits >= 1) hint += cat(", or image_max_tokens=", static_cast<int64_t>(fits));
   }
   fail(ErrorCode::context_full, "the prompt needs ", needed, " positions, ", std::max<int64_t>(0, n_ctx_ - used),
        " of ", n_ctx_, " are free", hint);
