@@ -58,7 +58,7 @@ class Bpe final : public Tokenizer {
  private:
   // A word while it is merged: a linked list over its bytes.
   struct Symbol {
-    int32_t id, previous, next;  // id -1: merged into the one before, or no token
+    int32_t id, previous, next;  // -1: none
     Merge with_next;
   };
   struct Scratch {
@@ -102,6 +102,7 @@ Bpe::Bpe(const Gguf& file, std::unique_ptr<Vocabulary> vocabulary, const PreToke
     const char c = static_cast<char>(b);
     byte_id_[b] = by_bytes_->find({&c, 1});
   }
+  warn_about_missing_bytes(byte_id_);
   load_merges(file);
 }
 
@@ -156,7 +157,6 @@ void Bpe::encode_text(std::string_view text, bool, bool, std::vector<int32_t>& o
 void Bpe::merge_word(std::string_view word, Scratch& scratch, std::vector<int32_t>& out) const {
   auto& symbols = scratch.symbols;
   auto& heap = scratch.heap;
-  const auto n = static_cast<int32_t>(word.size());
   const auto at = [&](int32_t i) -> Symbol& { return symbols[static_cast<size_t>(i)]; };
   const auto queue = [&](int32_t i) {  // the pair of i and its next
     Symbol& s = at(i);
@@ -165,11 +165,18 @@ void Bpe::merge_word(std::string_view word, Scratch& scratch, std::vector<int32_
     heap.push_back(uint64_t{s.with_next.rank} << 32 | static_cast<uint32_t>(i));
     std::push_heap(heap.begin(), heap.end(), std::greater<>());
   };
-  symbols.resize(word.size());
+  symbols.clear();
   heap.clear();
-  for (int32_t i = 0; i < n; ++i)
-    at(i) = {byte_id_[static_cast<unsigned char>(word[static_cast<size_t>(i)])], i - 1, i + 1 < n ? i + 1 : -1, {}};
-  for (int32_t i = 0; i + 1 < n; ++i) queue(i);
+  for (const char c : word) {
+    const auto byte = static_cast<uint8_t>(c);
+    const int32_t id = byte_id_[byte] >= 0 ? byte_id_[byte] : byte_fallback(byte);
+    if (id < 0) continue;  // lost before the merges, so that what stands around it may merge
+    const auto i = static_cast<int32_t>(symbols.size());
+    symbols.push_back({id, i - 1, i + 1, {}});
+  }
+  if (symbols.empty()) return;
+  symbols.back().next = -1;
+  for (int32_t i = 0; at(i).next >= 0; ++i) queue(i);
   while (!heap.empty()) {
     std::pop_heap(heap.begin(), heap.end(), std::greater<>());
     const auto rank = static_cast<uint32_t>(heap.back() >> 32);
@@ -185,10 +192,7 @@ void Bpe::merge_word(std::string_view word, Scratch& scratch, std::vector<int32_
     queue(i);
     if (left.previous >= 0) queue(left.previous);
   }
-  for (int32_t i = 0; i >= 0; i = at(i).next) {
-    const int32_t id = at(i).id;
-    out.push_back(id >= 0 ? id : byte_fallback(static_cast<uint8_t>(word[static_cast<size_t>(i)])));
-  }
+  for (int32_t i = 0; i >= 0; i = at(i).next) out.push_back(at(i).id);
 }
 
 }  // namespace

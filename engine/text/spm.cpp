@@ -66,6 +66,12 @@ Spm::Spm(const Gguf& file, std::unique_ptr<Vocabulary> vocabulary) : Tokenizer(s
     for (size_t at = text.find(space_mark, 1); at != text.npos; at = text.find(space_mark, at + 1))
       if (at < 3 || text.substr(at - 3, 3) != space_mark) words_apart_ = false;
   }
+  int32_t own[256];
+  for (int b = 0; b < 256; ++b) {
+    const char c = static_cast<char>(b);
+    own[b] = mergeable_->find({&c, 1});
+  }
+  warn_about_missing_bytes(own);
 }
 
 std::string Spm::piece(int32_t id) const {
@@ -156,7 +162,11 @@ void Spm::emit(std::string_view text, const Parts& parts, std::vector<int32_t>& 
     return emit(made_of->second.second, parts, out);
   }
   if (id >= 0) return out.push_back(id);
-  for (const char c : text) out.push_back(byte_fallback(static_cast<uint8_t>(c)));
+  for (const char c : text) {
+    const int32_t byte_id = byte_fallback(static_cast<uint8_t>(c));
+    const bool again = vocabulary_->unknown == byte_id && !out.empty() && out.back() == byte_id;
+    if (byte_id >= 0 && !again) out.push_back(byte_id);  // a run of unknown characters is one unknown token
+  }
 }
 
 }  // namespace

@@ -25,21 +25,26 @@ Tokenizer::Tokenizer(std::unique_ptr<Vocabulary> vocabulary)
     if (v.kind_of(id) != TokenKind::byte) continue;
     if (const auto byte = parse_byte_token(v.text_of(id))) fallback_[*byte] = id;
   }
-  for (size_t byte = 0; byte < 256; ++byte) {
-    if (fallback_[byte] >= 0) continue;
-    const char text = static_cast<char>(byte);
-    const auto id = v.find({&text, 1});
-    if (id && v.kind_of(*id) == TokenKind::normal) fallback_[byte] = *id;
-  }
+  // a control token never stands for text
+  const bool usable = v.unknown && v.kind_of(*v.unknown) == TokenKind::unknown;
+  for (int32_t& id : fallback_)
+    if (id < 0 && usable) id = *v.unknown;
 }
 
 Tokenizer::~Tokenizer() = default;
 
-int32_t Tokenizer::byte_fallback(uint8_t byte) const {
-  if (fallback_[byte] >= 0) return fallback_[byte];
-  if (vocabulary_->unknown) return *vocabulary_->unknown;
-  fail(ErrorCode::invalid_argument, "the text holds byte ", int{byte}, ", for which the vocabulary of ",
-       vocabulary_->file, " has no token, not even an unknown one");
+void Tokenizer::warn_about_missing_bytes(std::span<const int32_t, 256> own) const {
+  // 0xC0, 0xC1 and 0xF5 up are never part of valid text
+  int missing = 0, first = -1;
+  for (int byte = 0; byte < 0xF5; ++byte) {
+    if (byte == 0xC0 || byte == 0xC1) continue;
+    const auto at = static_cast<size_t>(byte);
+    if (own[at] >= 0 || fallback_[at] >= 0) continue;
+    if (missing++ == 0) first = byte;
+  }
+  if (missing > 0)
+    vocabulary_->warnings.push_back(cat("tokenizer.ggml.tokens: no token spells ", missing, " of the byte values (byte ",
+                                        first, " the first): text loses them, as with the model's own tokenizer"));
 }
 
 std::vector<int32_t> Tokenizer::encode(std::string_view text, bool special) const {

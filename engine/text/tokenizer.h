@@ -32,8 +32,9 @@ class Tokenizer {
 
   // No BOS is added. Pieces are one text for the pre-tokenizer and the merges (a word may cross a border), but control
   // tokens match only inside special pieces (user-defined ones everywhere, the longest at each place). `continuation`:
-  // the text goes on from earlier ids, so SPM adds no space prefix at its start. Invalid UTF-8 encodes through bytes;
-  // nothing is dropped: a byte that the vocabulary can't spell is invalid_argument.
+  // the text goes on from earlier ids, so SPM adds no space prefix at its start. Invalid UTF-8 encodes through bytes.
+  // What the vocabulary can't spell becomes its unknown token; a file without one loses those bytes, as the reference
+  // does, and says so in warnings().
   std::vector<int32_t> encode(std::span<const TextPiece> pieces, bool continuation = false) const;
   std::vector<int32_t> encode(std::string_view text, bool special) const;
 
@@ -59,15 +60,16 @@ class Tokenizer {
   // Ids of text that holds no special token. `after_token`: a special token stands right before it; `starts`: it is
   // the beginning of everything.
   virtual void encode_text(std::string_view text, bool starts, bool after_token, std::vector<int32_t>& out) const = 0;
-  // The id that stands for a byte outside of every token: <0xNN>, the byte itself, the unknown token.
-  int32_t byte_fallback(uint8_t byte) const;
+  // For a byte outside of every token: <0xNN>, else the unknown token, else -1.
+  int32_t byte_fallback(uint8_t byte) const { return fallback_[byte]; }
+  void warn_about_missing_bytes(std::span<const int32_t, 256> own) const;  // own: the ids of bytes as tokens, -1: none
 
   std::unique_ptr<Vocabulary> vocabulary_;
   bool add_bos_ = false, add_space_prefix_ = false;
 
  private:
   std::unique_ptr<const SpecialTokens> specials_;
-  std::vector<int32_t> fallback_;  // [256], -1 where the vocabulary has nothing
+  std::vector<int32_t> fallback_;  // [256]: for a byte outside of every token, -1 for none
 };
 
 // Turns tokens into text pieces that are always whole UTF-8 characters; holds back an incomplete tail.
