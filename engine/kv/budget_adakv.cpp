@@ -22,13 +22,13 @@ Counts budget_adakv(const BudgetLayer& layer, double floor_share) {
   std::vector<std::pair<double, size_t>> all;  // weighted score, head
   all.reserve(static_cast<size_t>(total));
   for (size_t ih = 0; ih < heads; ++ih) {
-    Scores sorted = layer.attention[ih];
-    std::sort(sorted.begin(), sorted.end(), std::greater<>());
-    const auto first = static_cast<std::ptrdiff_t>(std::min(layer.c, layer.m(ih)));
-    const double best = std::accumulate(sorted.begin(), sorted.begin() + first, 0.0);
-    const double sum = std::accumulate(sorted.begin(), sorted.end(), 0.0);
+    Scores scores = layer.attention[ih];
+    const auto first = scores.begin() + static_cast<std::ptrdiff_t>(std::min(layer.c, layer.m(ih)));
+    std::nth_element(scores.begin(), first, scores.end(), std::greater<>());
+    const double best = std::accumulate(scores.begin(), first, 0.0);
+    const double sum = std::accumulate(scores.begin(), scores.end(), 0.0);
     const double weight = sum > 0 ? best / sum : 0.0;
-    for (const double s : sorted) all.emplace_back(s * weight, ih);
+    for (const double s : scores) all.emplace_back(s * weight, ih);
   }
   // Ties between heads go to the lower head, as to the lower index within one.
   const auto before = [](const auto& a, const auto& b) {
