@@ -105,10 +105,24 @@ inline void score_rows_tile(float* s, const float* qt, const float* k, int64_t k
   }
 }
 
+// Rows to ask memory for while the present tile keeps the arithmetic busy: `step` at a time, until `end`.
+struct Coming {
+  const float* row;
+  const float* end;
+  int64_t stride, step, head_dim;
+  void ask() {
+    for (int64_t i = 0; i < step && row < end; ++i, row += stride) {
+      for (int64_t d = 0; d < head_dim; d += 16) __builtin_prefetch(row + d, 0, 2);
+    }
+  }
+};
+
 template <int vectors>
-inline void score_tile(float* s, const float* qt, const float* k, int64_t k_stride, int64_t n, int64_t head_dim) {
+inline void score_tile(float* s, const float* qt, const float* k, int64_t k_stride, int64_t n, int64_t head_dim,
+                       Coming& coming) {
   int64_t r = 0;
   for (; r + tile_rows <= n; r += tile_rows) {
+    coming.ask();
     score_rows_tile<vectors, tile_rows>(s + r * vectors * lanes, qt, k + r * k_stride, k_stride, head_dim);
   }
   for (; r < n; ++r) score_rows_tile<vectors, 1>(s + r * vectors * lanes, qt, k + r * k_stride, k_stride, head_dim);
@@ -143,9 +157,10 @@ inline void weigh_columns(float* ot, const vf* fade, const float* p, const float
 
 template <int vectors>
 inline void weigh_tile(float* ot, const vf* fade, const float* p, const float* v_rows, int64_t v_stride, int64_t n,
-                       int64_t head_dim) {
+                       int64_t head_dim, Coming& coming) {
   int64_t d = 0;
   for (; d + tile_rows <= head_dim; d += tile_rows) {
+    coming.ask();
     weigh_columns<vectors, tile_rows>(ot + d * vectors * lanes, fade, p, v_rows + d, v_stride, n);
   }
   for (; d < head_dim; ++d) weigh_columns<vectors, 1>(ot + d * vectors * lanes, fade, p, v_rows + d, v_stride, n);
@@ -155,6 +170,7 @@ struct Tile {
   const float *k, *v;  // rows [first, first + n)
   int64_t k_stride, v_stride, first, n;
   bool masked;  // some token of the block doesn't see all of these rows
+  Coming next_k, next_v;
 };
 
 // Rows outside a lane's [lo, hi) get minus infinity.
@@ -173,10 +189,10 @@ inline void mask_scores(float* s, const Tile& tile, const vi* lo, const vi* hi) 
 
 // One tile of keys for one group of vectors, the first of which is iv.
 template <int vectors>
-void attend_tile(const AttendBlock& a, const Scratch& m, const Tile& tile, int64_t iv, int64_t across) {
+void attend_tile(const AttendBlock& a, const Scratch& m, Tile& tile, int64_t iv, int64_t across) {
   float* s = m.s;
   const int64_t base = iv * lanes * a.head_dim;
-  score_tile<vectors>(s, m.qt + base, tile.k, tile.k_stride, tile.n, a.head_dim);
+  score_tile<vectors>(s, m.qt + base, tile.k, tile.k_stride, tile.n, a.head_dim, tile.next_k);
   if (a.softcap > 0) {
     for (int64_t i = 0; i < tile.n * vectors; ++i) store(s + i * lanes, cap(load(s + i * lanes), 1.0f, a.softcap));
   }
@@ -197,21 +213,21 @@ void attend_tile(const AttendBlock& a, const Scratch& m, const Tile& tile, int64
   }
 #pragma GCC unroll 3
   for (int v = 0; v < vectors; ++v) {
-    fade[v] = exp(sub(load(m.top + (iv + v) * lanes), top[v]));
+    fade[v] = exp_down(sub(load(m.top + (iv + v) * lanes), top[v]));
     total[v] = mul(load(m.total + (iv + v) * lanes), fade[v]);
     store(m.top + (iv + v) * lanes, top[v]);
   }
   for (int64_t r = 0; r < tile.n; ++r) {
 #pragma GCC unroll 3
     for (int v = 0; v < vectors; ++v) {
-      const vf p = exp(sub(load(s + (r * vectors + v) * lanes), top[v]));
+      const vf p = exp_down(sub(load(s + (r * vectors + v) * lanes), top[v]));
       total[v] = add(total[v], p);
       store(s + (r * vectors + v) * lanes, p);
     }
   }
 #pragma GCC unroll 3
   for (int v = 0; v < vectors; ++v) store(m.total + (iv + v) * lanes, total[v]);
-  weigh_tile<vectors>(m.ot + base, fade, s, tile.v, tile.v_stride, tile.n, a.head_dim);
+  weigh_tile<vectors>(m.ot + base, fade, s, tile.v, tile.v_stride, tile.n, a.head_dim, tile.next_v);
 }
 
 // Rows that lie apart (one head's columns of a wide matrix) are gathered: their addresses would share few cache sets.
@@ -283,6 +299,15 @@ inline void unpack_block(const AttendBlock& a, const Scratch& m, int64_t across)
   }
 }
 
+// The rows of the tile after this one, asked for in even shares by every group of vectors.
+inline Coming coming_rows(const float* rows, int64_t stride, int64_t first, int64_t end, int64_t n_vectors,
+                          int64_t asks, int64_t head_dim) {
+  const int64_t last = first + key_tile < end ? first + key_tile : end;
+  const int64_t calls = (n_vectors + 2) / 3 * (asks > 0 ? asks : 1);
+  return {rows + first * stride, rows + (last > first ? last : first) * stride, stride, (key_tile + calls - 1) / calls,
+          head_dim};
+}
+
 void attend_block(const AttendBlock& a) {
   const int64_t across = (a.n_tokens + lanes - 1) / lanes, n = across * a.group;
   const Scratch m = lay_out(a, across);
@@ -296,7 +321,9 @@ void attend_block(const AttendBlock& a) {
                  a.v_stride,
                  first,
                  end - first,
-                 first < seen.all_first || end > seen.all_end};
+                 first < seen.all_first || end > seen.all_end,
+                 coming_rows(a.k, a.k_stride, end, seen.end, n, key_tile / tile_rows, a.head_dim),
+                 coming_rows(a.v, a.v_stride, end, seen.end, n, a.head_dim / tile_rows, a.head_dim)};
     gather_tile(tile, m, a.head_dim);
     for (int64_t iv = 0; iv < n;) {
       const int vectors = group_size(n - iv);

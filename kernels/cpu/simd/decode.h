@@ -70,7 +70,7 @@ inline void decode_weights(float* scores, int64_t n, float scale, float softcap,
   part[0] = largest(top);
   const vf m = set(part[0]);
   const auto weigh = [&](vf s) {
-    const vf p = exp(sub(s, m));
+    const vf p = exp_down(sub(s, m));
     total = add(total, p);
     return p;
   };
@@ -186,7 +186,7 @@ void decode_merge(float* out, const float* parts, int64_t n_parts, int64_t group
     for (int64_t i = 0; i < n_parts; ++i) {
       const float* part = parts + (i * group + j) * stride;
       float weights[lanes];
-      store(weights, exp(set(part[0] - top)));
+      store(weights, exp_down(set(part[0] - top)));
       total += weights[0] * part[1];
       const vf w = set(weights[0]);
       over(

@@ -5,11 +5,12 @@
 namespace foveal::FOVEAL_SIMD {
 namespace {
 
-// e^x: x = n ln 2 + r, |r| <= ln 2 / 2, e^r by a polynomial of degree 6 (3e-9) and 2^n by the exponent.
-// Relative error below 2 units in the last place; 0 below -104, infinity above 88.73, NaN stays NaN.
-inline vf exp(vf x) {
-  x = max(set(-104.0f), min(set(89.0f), x));
-  const vf n = round(mul(x, set(1.44269504f)));
+// e^x for x <= 0: x = n ln 2 + r, |r| <= ln 2 / 2, e^r by a polynomial of degree 6 (3e-9) and 2^n by the exponent.
+// Relative error below 2 units in the last place; 0 below -104, NaN stays NaN.
+inline vf exp_down(vf x) {
+  x = max(set(-104.0f), x);
+  const vf shift = set(12582912.0f);  // 1.5 * 2^23: adding it rounds to a whole number
+  const vf n = sub(fma(x, set(1.44269504f), shift), shift);
   const vf r = fnma(n, set(-2.12194440e-4f), fnma(n, set(0.693359375f), x));  // ln 2 in two parts, the first exact
   vf p = set(0.00139509875f);
   p = fma(p, r, set(0.00836917572f));
@@ -17,6 +18,11 @@ inline vf exp(vf x) {
   p = fma(p, r, set(0.166665167f));
   p = fma(p, r, set(0.5f));
   return times_power_of_two(add(fma(p, mul(r, r), r), set(1.0f)), n);
+}
+
+// e^x for any x: infinity above 88.73.
+inline vf exp(vf x) {
+  return exp_down(min(set(89.0f), x));
 }
 
 // tanh x: x + x^3 P(x^2) below 0.625 (4.5e-9), 1 - 2 / (e^2|x| + 1) above. Relative error below 4 units.
@@ -55,7 +61,7 @@ inline vf gelu_erf(vf x) {
   p = fma(p, u, set(0.121945299f));
   p = fma(p, u, set(0.119484201f));
   p = fma(p, u, set(7.3726419e-06f));
-  const vf tail = mul(mul(t, p), exp(mul(mul(t, t), set(-0.5f))));  // t Phi(-t)
+  const vf tail = mul(mul(t, p), exp_down(mul(mul(t, t), set(-0.5f))));  // t Phi(-t)
   return sub(max(zero(), x), tail);
 }
 

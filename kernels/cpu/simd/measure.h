@@ -69,7 +69,7 @@ void softmax(float* x, int64_t n, float scale, float softcap) {
   const vf m = set(largest(top));
   vd low = zero_double(), high = zero_double();
   const auto weigh = [&](vf s) {
-    const vf p = exp(sub(s, m));
+    const vf p = exp_down(sub(s, m));
     low = add_double(low, low_double(p));
     high = add_double(high, high_double(p));
     return p;
