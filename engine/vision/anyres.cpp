@@ -27,14 +27,18 @@ Resolution best_canvas(int width, int height, const std::vector<Resolution>& cho
 }
 
 // int(round(v, 7)) of Python: the whole part, where 7 decimals decide.
-int whole_part(double v) { return static_cast<int>(std::llround(v * 1e7) / 10000000); }
+int whole_part(double v) {
+  return static_cast<int>(std::llround(v * 1e7) / 10000000);
+}
 
 }  // namespace
 
-AnyRes lay_out_anyres(int width, int height, const std::vector<Resolution>& choices, int tile, int patches, bool unpad) {
+AnyRes lay_out_anyres(int width, int height, const std::vector<Resolution>& choices, int tile, int patches,
+                      bool unpad) {
   AnyRes a;
   a.canvas = best_canvas(width, height, choices);
-  const double scale = std::min(static_cast<double>(a.canvas.width) / width, static_cast<double>(a.canvas.height) / height);
+  const double scale =
+      std::min(static_cast<double>(a.canvas.width) / width, static_cast<double>(a.canvas.height) / height);
   a.resized_width = std::min(static_cast<int>(std::ceil(width * scale)), a.canvas.width);
   a.resized_height = std::min(static_cast<int>(std::ceil(height * scale)), a.canvas.height);
   a.left = (a.canvas.width - a.resized_width) / 2;

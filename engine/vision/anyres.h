@@ -1,4 +1,5 @@
-// LLaVA-1.6's any-resolution rule: which grid of tiles a picture gets, and which of its rows remain without the padding.
+// LLaVA-1.6's any-resolution rule: which grid of tiles a picture gets, and which of its rows remain without the
+// padding.
 #pragma once
 
 #include <vector>
@@ -14,8 +15,8 @@ struct Resolution {
 // How a picture lies on its grid of tiles. Rows and columns count patches of the stitched grid.
 struct AnyRes {
   Resolution canvas;
-  int resized_width = 0, resized_height = 0;  // aspect ratio kept
-  int left = 0, top = 0;                      // padding before the picture, pixels
+  int resized_width = 0, resized_height = 0;                         // aspect ratio kept
+  int left = 0, top = 0;                                             // padding before the picture, pixels
   int row_begin = 0, row_end = 0, column_begin = 0, column_end = 0;  // what stays after unpadding
 };
 

@@ -1,5 +1,5 @@
-// Idefics3 and SmolVLM (arXiv 2408.12637, 2504.05299): tiles of an enlarged picture, each announced by text, then the whole
-// picture; SigLIP, s x s patches side by side through one matrix.
+// Idefics3 and SmolVLM (arXiv 2408.12637, 2504.05299): tiles of an enlarged picture, each announced by text, then the
+// whole picture; SigLIP, s x s patches side by side through one matrix.
 #include <algorithm>
 #include <cmath>
 
@@ -25,8 +25,9 @@ class Idefics3 final : public VisionEncoder {
     projector_ = kProjector;
     row_width_ = static_cast<int>(n_out);
     const int most = (longest_ + size - 1) / size;
-    describe = describe_tiles(projector_, header, cat(most > 1 ? rows_per_tile() * (most + 1) : rows_per_tile(), " to ",
-                                                      most > 1 ? rows_per_tile() * (most * most + 1) : rows_per_tile()));
+    describe = describe_tiles(projector_, header,
+                              cat(most > 1 ? rows_per_tile() * (most + 1) : rows_per_tile(), " to ",
+                                  most > 1 ? rows_per_tile() * (most * most + 1) : rows_per_tile()));
   }
 
   std::string preprocessing_id() const override {
@@ -61,8 +62,7 @@ class Idefics3 final : public VisionEncoder {
     add_cells(p.boxes, {width, height, size, size}, 0, 0, side_, cell);
     Arena measure;
     take(measure, p);
-    p.scratch_bytes =
-        (measure.n_floats() + int64_t{p.n_rows} * row_width_) * 4 + pixel_bytes(p.n_tiles, size, size);
+    p.scratch_bytes = (measure.n_floats() + int64_t{p.n_rows} * row_width_) * 4 + pixel_bytes(p.n_tiles, size, size);
     return p;
   }
 

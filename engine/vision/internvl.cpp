@@ -19,7 +19,10 @@ struct TileGrid {
 class InternVl final : public VisionEncoder {
  public:
   InternVl(const VisionSource& source, const VisionHeader& header, int merge, int64_t n_out)
-      : file_(source.file), backend_(source.backend), merge_(merge), side_(merged_grid(*file_, header, merge)),
+      : file_(source.file),
+        backend_(source.backend),
+        merge_(merge),
+        side_(merged_grid(*file_, header, merge)),
         tile_side_(header.image_size) {
     read_tile_limits(source.options);
     const Loader load(*file_, backend_);
@@ -58,8 +61,7 @@ class InternVl final : public VisionEncoder {
     if (n > 1) add_cells(p.boxes, {width, height, size, size}, 0, 0, side_, cell);
     Arena measure;
     take(measure, p);
-    p.scratch_bytes =
-        (measure.n_floats() + int64_t{p.n_rows} * row_width_) * 4 + pixel_bytes(p.n_tiles, size, size);
+    p.scratch_bytes = (measure.n_floats() + int64_t{p.n_rows} * row_width_) * 4 + pixel_bytes(p.n_tiles, size, size);
     return p;
   }
 
@@ -116,8 +118,8 @@ class InternVl final : public VisionEncoder {
     }
     if (options.max_tokens > 0) {
       if (options.max_tokens < rows_of(1)) {
-        fail(ErrorCode::invalid_argument, "image_max_tokens is ", options.max_tokens, ", expected at least ", rows_of(1),
-             " (one tile of this encoder)");
+        fail(ErrorCode::invalid_argument, "image_max_tokens is ", options.max_tokens, ", expected at least ",
+             rows_of(1), " (one tile of this encoder)");
       }
       max_tiles_ = std::clamp(options.max_tokens / rows_of(1) - 1, 1, most);
       min_tiles_ = std::min(min_tiles_, max_tiles_);
@@ -127,8 +129,9 @@ class InternVl final : public VisionEncoder {
       if (options.max_tokens == 0) max_tiles_ = std::max(max_tiles_, min_tiles_);
     }
     if (min_tiles_ > max_tiles_ || max_tiles_ > most) {
-      fail(ErrorCode::invalid_argument, "image_min_tokens ", options.min_tokens, ", image_max_tokens ", options.max_tokens,
-           ": no number of tiles of ", rows_of(1), " rows fits (1 tile, or 2 to ", most, " and a thumbnail)");
+      fail(ErrorCode::invalid_argument, "image_min_tokens ", options.min_tokens, ", image_max_tokens ",
+           options.max_tokens, ": no number of tiles of ", rows_of(1), " rows fits (1 tile, or 2 to ", most,
+           " and a thumbnail)");
     }
   }
 

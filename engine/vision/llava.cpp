@@ -1,5 +1,5 @@
-// LLaVA-1.5 (arXiv 2310.03744) and LLaVA-1.6 (NeXT): CLIP, two projector matrices; 1.6 adds a grid of tiles, unpadded and
-// stitched row by row with a newline row after each, behind the overview.
+// LLaVA-1.5 (arXiv 2310.03744) and LLaVA-1.6 (NeXT): CLIP, two projector matrices; 1.6 adds a grid of tiles, unpadded
+// and stitched row by row with a newline row after each, behind the overview.
 #include <algorithm>
 
 #include "engine/vision/anyres.h"
@@ -22,7 +22,10 @@ std::vector<int> feature_layers(const Gguf& file, const VisionHeader& header) {
 class Llava final : public VisionEncoder {
  public:
   Llava(const VisionSource& source, const VisionHeader& header, int64_t n_out)
-      : file_(source.file), backend_(source.backend), features_(feature_layers(*file_, header)), patches_(header.grid()) {
+      : file_(source.file),
+        backend_(source.backend),
+        features_(feature_layers(*file_, header)),
+        patches_(header.grid()) {
     read_choices(header, source.options);
     const Loader load(*file_, backend_);
     tower_ = TileTower(load, header, *std::max_element(features_.begin(), features_.end()));
@@ -36,7 +39,8 @@ class Llava final : public VisionEncoder {
     }
     projector_ = kProjector;
     row_width_ = static_cast<int>(n_out);
-    describe = describe_tiles(projector_, header, choices_.empty() ? cat(patches_ * patches_) : cat("up to ", most_rows_));
+    describe =
+        describe_tiles(projector_, header, choices_.empty() ? cat(patches_ * patches_) : cat("up to ", most_rows_));
     describe.emplace_back("version", choices_.empty() ? "LLaVA-1.5" : "LLaVA-1.6");
   }
 
@@ -62,8 +66,7 @@ class Llava final : public VisionEncoder {
     Arena measure;
     take(measure, p);
     const int size = tower_.header.image_size;
-    p.scratch_bytes =
-        (measure.n_floats() + int64_t{p.n_rows} * row_width_) * 4 + pixel_bytes(p.n_tiles, size, size);
+    p.scratch_bytes = (measure.n_floats() + int64_t{p.n_rows} * row_width_) * 4 + pixel_bytes(p.n_tiles, size, size);
     return p;
   }
 
@@ -94,7 +97,8 @@ class Llava final : public VisionEncoder {
     const auto take_features = [&](int after) {
       for (size_t f = 0; f < features_.size(); ++f) {
         const int64_t E = tower_.header.n_embd;
-        if (features_[f] == after) backend_.merge_rows(w.selected.cols_at(static_cast<int64_t>(f) * E, E), w.vit.x, gathered, 1);
+        if (features_[f] == after)
+          backend_.merge_rows(w.selected.cols_at(static_cast<int64_t>(f) * E, E), w.vit.x, gathered, 1);
       }
     };
     tower_.embed(backend_, w.vit, tiles);
@@ -164,8 +168,8 @@ class Llava final : public VisionEncoder {
       most_rows_ = std::max(most_rows_, most);
     }
     if (choices_.empty()) {
-      fail(ErrorCode::invalid_argument, "image_min_tokens ", options.min_tokens, ", image_max_tokens ", options.max_tokens,
-           ": no grid of this encoder fits; the smallest has ", least, " rows");
+      fail(ErrorCode::invalid_argument, "image_min_tokens ", options.min_tokens, ", image_max_tokens ",
+           options.max_tokens, ": no grid of this encoder fits; the smallest has ", least, " rows");
     }
   }
 
@@ -180,7 +184,11 @@ class Llava final : public VisionEncoder {
     p.resized_width = static_cast<int>(tall ? size : size * p.width / p.height);
     p.resized_height = static_cast<int>(tall ? size * p.height / p.width : size);
     const int side = static_cast<int>(size);
-    const Frame frame{p.width, p.height, p.resized_width, p.resized_height, -((p.resized_width - side) / 2),
+    const Frame frame{p.width,
+                      p.height,
+                      p.resized_width,
+                      p.resized_height,
+                      -((p.resized_width - side) / 2),
                       -((p.resized_height - side) / 2)};
     add_cells(p.boxes, frame, 0, 0, patches_, tower_.header.patch);
   }
@@ -196,7 +204,8 @@ class Llava final : public VisionEncoder {
     const Frame frame{p.width, p.height, a.resized_width, a.resized_height, a.left, a.top};
     for_each_row(a, [&](int row, int column) {
       if (column < 0) return p.boxes.push_back({});
-      const int x = column / patches_ * size + column % patches_ * cell, y = row / patches_ * size + row % patches_ * cell;
+      const int x = column / patches_ * size + column % patches_ * cell,
+                y = row / patches_ * size + row % patches_ * cell;
       p.boxes.push_back(frame.box(x, y, x + cell, y + cell));
     });
   }
@@ -231,8 +240,8 @@ class Llava final : public VisionEncoder {
   std::shared_ptr<const Gguf> file_;
   Backend& backend_;
   std::vector<int> features_;
-  int patches_ = 0;                   // a side of a tile
-  std::vector<Resolution> choices_;   // empty: LLaVA-1.5
+  int patches_ = 0;                  // a side of a tile
+  std::vector<Resolution> choices_;  // empty: LLaVA-1.5
   int most_rows_ = 0;
   bool stitch_ = true, unpad_ = true;
   TileTower tower_;

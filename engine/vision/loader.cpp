@@ -43,7 +43,8 @@ VisionHeader read_vision_header(const Gguf& file) {
   h.norm = {triple("clip.vision.image_mean"), triple("clip.vision.image_std")};
   for (const float s : h.norm.std) {
     if (!(s > 0.0f)) {
-      fail(ErrorCode::file_format, file.path(), ": key 'clip.vision.image_std' holds ", s, ", expected numbers above 0");
+      fail(ErrorCode::file_format, file.path(), ": key 'clip.vision.image_std' holds ", s,
+           ", expected numbers above 0");
     }
   }
   return h;

@@ -1,4 +1,5 @@
-// Qwen2.5-VL's encoder (arXiv 2502.13923): attention inside windows of 112 pixels but for every n-th layer, RMSNorm, SwiGLU.
+// Qwen2.5-VL's encoder (arXiv 2502.13923): attention inside windows of 112 pixels but for every n-th layer, RMSNorm,
+// SwiGLU.
 #include <algorithm>
 
 #include "engine/vision/encoders.h"

@@ -17,15 +17,18 @@ struct Deepstack {
   Mlp mlp;
 };
 
-// s.x[i] += table at the place of patch order[i]: the n x n table stretched over the grid, corners on corners, bilinear.
+// s.x[i] += table at the place of patch order[i]: the n x n table stretched over the grid, corners on corners,
+// bilinear.
 void add_positions(Mat x, const Buffer<float>& table, int n, int grid_h, int grid_w, std::span<const int32_t> order) {
   const auto place = [n](int i, int count) { return count > 1 ? static_cast<double>(i) * (n - 1) / (count - 1) : 0.0; };
   for (int64_t t = 0; t < x.rows; ++t) {
     const int raster = order[static_cast<size_t>(t)];
     const double y = place(raster / grid_w, grid_h), xx = place(raster % grid_w, grid_w);
-    const int y0 = static_cast<int>(y), x0 = static_cast<int>(xx), y1 = std::min(y0 + 1, n - 1), x1 = std::min(x0 + 1, n - 1);
+    const int y0 = static_cast<int>(y), x0 = static_cast<int>(xx), y1 = std::min(y0 + 1, n - 1),
+              x1 = std::min(x0 + 1, n - 1);
     const double fy = y - y0, fx = xx - x0;
-    const float w00 = float((1 - fy) * (1 - fx)), w01 = float((1 - fy) * fx), w10 = float(fy * (1 - fx)), w11 = float(fy * fx);
+    const float w00 = float((1 - fy) * (1 - fx)), w01 = float((1 - fy) * fx), w10 = float(fy * (1 - fx)),
+                w11 = float(fy * fx);
     const auto row = [&](int r, int c) { return table.data() + (static_cast<int64_t>(r) * n + c) * x.cols; };
     const float *p00 = row(y0, x0), *p01 = row(y0, x1), *p10 = row(y1, x0), *p11 = row(y1, x1);
     float* out = x.row(t);
@@ -50,7 +53,8 @@ class Qwen3Vl final : public VisionEncoder {
     for (int il = 0; il < header.n_layer; ++il) {
       if (il >= static_cast<int>(marked.size()) || !marked[static_cast<size_t>(il)]) continue;
       const std::string p = cat("v.deepstack.", il, ".");
-      deepstack_.push_back({il, load.norm(p + "norm", width, header.eps),
+      deepstack_.push_back({il,
+                            load.norm(p + "norm", width, header.eps),
                             {load.linear(p + "fc1", width, width), load.linear(p + "fc2", width, n_out)}});
     }
     projector_ = kProjector;
@@ -122,7 +126,8 @@ std::unique_ptr<VisionEncoder> load_qwen3vl(const VisionSource& source) {
   const VisionHeader header = read_vision_header(file);
   const int64_t merge = file.find_int("clip.vision.spatial_merge_size", 1, 8).value_or(2);
   const auto n_layer = static_cast<uint64_t>(header.n_layer);
-  const auto marked = file.find_bools("clip.vision.is_deepstack_layers", n_layer, n_layer).value_or(std::vector<bool>());
+  const auto marked =
+      file.find_bools("clip.vision.is_deepstack_layers", n_layer, n_layer).value_or(std::vector<bool>());
   const int64_t n_out = Loader(file, source.backend).outputs("mm.2", merge * merge * header.n_embd);
   check_text_arch(file, text, kProjector, {"qwen3vl"});
   check_text_width(file, text, n_out);

@@ -12,9 +12,15 @@ namespace {
 constexpr int64_t kMinRows = 4, kMaxRows = 16384;  // rows a picture, of family and engine
 
 // Nearest multiple, ties to the even one as Python's round().
-int64_t nearest_multiple(int side, int factor) { return static_cast<int64_t>(std::nearbyint(double(side) / factor)) * factor; }
-int64_t floor_multiple(double side, int factor) { return static_cast<int64_t>(std::floor(side / factor)) * factor; }
-int64_t ceil_multiple(double side, int factor) { return static_cast<int64_t>(std::ceil(side / factor)) * factor; }
+int64_t nearest_multiple(int side, int factor) {
+  return static_cast<int64_t>(std::nearbyint(double(side) / factor)) * factor;
+}
+int64_t floor_multiple(double side, int factor) {
+  return static_cast<int64_t>(std::floor(side / factor)) * factor;
+}
+int64_t ceil_multiple(double side, int factor) {
+  return static_cast<int64_t>(std::ceil(side / factor)) * factor;
+}
 
 }  // namespace
 
@@ -35,8 +41,8 @@ QwenPatches::QwenPatches(const Loader& load, const VisionHeader& h, int merge, c
          ", expected at most ", max_pixels, " ('clip.vision.image_max_pixels', or ", kMaxRows, " rows a picture)");
   }
   if (options.min_tokens > kMaxRows || options.max_tokens > kMaxRows) {
-    fail(ErrorCode::invalid_argument, "image_min_tokens ", options.min_tokens, ", image_max_tokens ", options.max_tokens,
-         ": expected at most ", kMaxRows);
+    fail(ErrorCode::invalid_argument, "image_min_tokens ", options.min_tokens, ", image_max_tokens ",
+         options.max_tokens, ": expected at most ", kMaxRows);
   }
   if (options.max_tokens > 0) max_pixels = std::min(options.max_tokens * area, most);
   if (options.min_tokens > 0) {
@@ -68,7 +74,8 @@ ImagePlan QwenPatches::plan(int width, int height) const {
   int64_t& longer = w > h ? w : h;
   const int64_t shorter = std::min(w, h);
   if (w * h > max_pixels && shorter < longer) {
-    longer = std::max<int64_t>(factor, floor_multiple(static_cast<double>(max_pixels) / static_cast<double>(shorter), factor));
+    longer = std::max<int64_t>(factor,
+                               floor_multiple(static_cast<double>(max_pixels) / static_cast<double>(shorter), factor));
   }
 
   ImagePlan p;
@@ -91,7 +98,8 @@ ImagePlan QwenPatches::plan(int width, int height) const {
 
 std::vector<Tile> QwenPatches::preprocess(ImageView image, const ImagePlan& plan) const {
   std::vector<Tile> tiles;
-  tiles.push_back(make_tile(resize(image, plan.resized_width, plan.resized_height, Filter::bicubic).view(), header.norm));
+  tiles.push_back(
+      make_tile(resize(image, plan.resized_width, plan.resized_height, Filter::bicubic).view(), header.norm));
   return tiles;
 }
 
@@ -129,7 +137,8 @@ void QwenPatches::rope_rows(Mat cs, const ImagePlan& plan, std::span<const int32
     sine[static_cast<size_t>(k)] = static_cast<float>(std::sin(angle));
   }
   for (int64_t t = 0; t < cs.rows; ++t) {
-    const int raster = order[static_cast<size_t>(t)], row = raster / stride * quarter, column = raster % stride * quarter;
+    const int raster = order[static_cast<size_t>(t)], row = raster / stride * quarter,
+              column = raster % stride * quarter;
     float* out = cs.row(t);
     std::copy_n(cosine.data() + row, quarter, out);
     std::copy_n(cosine.data() + column, quarter, out + quarter);

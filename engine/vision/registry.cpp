@@ -9,8 +9,9 @@ struct Entry {
   VisionLoader* load;
 };
 constexpr Entry kEncoders[] = {
-    {"qwen2vl_merger", load_qwen2vl}, {"qwen2.5vl_merger", load_qwen25vl}, {"qwen3vl_merger", load_qwen3vl},
-    {"mlp", load_llava},              {"internvl", load_internvl},         {"idefics3", load_idefics3},
+    {"qwen2vl_merger", load_qwen2vl}, {"qwen2.5vl_merger", load_qwen25vl},
+    {"qwen3vl_merger", load_qwen3vl}, {"mlp", load_llava},
+    {"internvl", load_internvl},      {"idefics3", load_idefics3},
     {"gemma3", load_gemma3},
 };
 
@@ -27,8 +28,8 @@ void check_roles(const Gguf& mmproj, const Gguf& text) {
          "did you swap the two files?");
   }
   fail(ErrorCode::unsupported, mmproj.path(), ": expected an mmproj file (general.architecture 'clip'), found ",
-       arch.empty() ? std::string("no architecture") : quoted(arch), text_arch == "clip" ? ", and the model is one" : "",
-       "; did you swap the two files?");
+       arch.empty() ? std::string("no architecture") : quoted(arch),
+       text_arch == "clip" ? ", and the model is one" : "", "; did you swap the two files?");
 }
 
 }  // namespace
@@ -38,8 +39,8 @@ std::unique_ptr<VisionEncoder> load_vision(std::shared_ptr<const Gguf> mmproj, c
   check_roles(*mmproj, text);
   if (options.min_tokens < 0 || options.max_tokens < 0 ||
       (options.max_tokens > 0 && options.min_tokens > options.max_tokens)) {
-    fail(ErrorCode::invalid_argument, "image_min_tokens ", options.min_tokens, ", image_max_tokens ", options.max_tokens,
-         ": expected positive numbers, the minimum not above the maximum");
+    fail(ErrorCode::invalid_argument, "image_min_tokens ", options.min_tokens, ", image_max_tokens ",
+         options.max_tokens, ": expected positive numbers, the minimum not above the maximum");
   }
   const bool audio = mmproj->find_bool("clip.has_audio_encoder").value_or(false);
   if (!mmproj->find_bool("clip.has_vision_encoder").value_or(!audio)) {

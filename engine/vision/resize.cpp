@@ -10,7 +10,9 @@ namespace {
 
 constexpr int kBits = 22;  // fraction bits of a weight
 
-double bilinear(double x) { return std::max(1.0 - std::fabs(x), 0.0); }
+double bilinear(double x) {
+  return std::max(1.0 - std::fabs(x), 0.0);
+}
 
 double bicubic(double x) {  // Keys' cubic convolution
   constexpr double a = -0.5;
@@ -25,7 +27,9 @@ double sinc(double x) {
   x *= 3.14159265358979323846;
   return std::sin(x) / x;
 }
-double lanczos(double x) { return -3.0 <= x && x < 3.0 ? sinc(x) * sinc(x / 3.0) : 0.0; }
+double lanczos(double x) {
+  return -3.0 <= x && x < 3.0 ? sinc(x) * sinc(x / 3.0) : 0.0;
+}
 
 struct Kernel {
   double (*value)(double);
@@ -33,9 +37,12 @@ struct Kernel {
 };
 Kernel kernel_of(Filter filter) {
   switch (filter) {
-    case Filter::bilinear: return {bilinear, 1.0};
-    case Filter::bicubic: return {bicubic, 2.0};
-    case Filter::lanczos: break;
+    case Filter::bilinear:
+      return {bilinear, 1.0};
+    case Filter::bicubic:
+      return {bicubic, 2.0};
+    case Filter::lanczos:
+      break;
   }
   return {lanczos, 3.0};
 }
@@ -82,7 +89,9 @@ Axis make_axis(int n_in, int n_out, int begin, int n, Filter filter) {
   return a;
 }
 
-uint8_t to_byte(int32_t fixed) { return static_cast<uint8_t>(std::clamp(fixed >> kBits, 0, 255)); }
+uint8_t to_byte(int32_t fixed) {
+  return static_cast<uint8_t>(std::clamp(fixed >> kBits, 0, 255));
+}
 
 // dst [n][3] from one row of the source.
 void resample_row(uint8_t* dst, const uint8_t* src, const Axis& a) {

@@ -120,12 +120,8 @@ void check_fixed_rows(const VisionOptions& options, int n_rows) {
 
 std::vector<std::pair<std::string, std::string>> describe_tiles(const std::string& projector, const VisionHeader& h,
                                                                 const std::string& rows) {
-  return {{"projector", projector},
-          {"layers", cat(h.n_layer)},
-          {"width", cat(h.n_embd)},
-          {"patch", cat(h.patch)},
-          {"image_size", cat(h.image_size)},
-          {"rows_per_image", rows}};
+  return {{"projector", projector}, {"layers", cat(h.n_layer)},        {"width", cat(h.n_embd)},
+          {"patch", cat(h.patch)},  {"image_size", cat(h.image_size)}, {"rows_per_image", rows}};
 }
 
 std::string normalisation_id(const Normalisation& n) {

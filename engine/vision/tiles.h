@@ -1,4 +1,5 @@
-// Families that cut a picture into square tiles of one size: pixels, boxes, and the tower that all tiles run through at once.
+// Families that cut a picture into square tiles of one size: pixels, boxes, and the tower that all tiles run through at
+// once.
 #pragma once
 
 #include <vector>
@@ -13,9 +14,9 @@ void cut_tiles(std::vector<Tile>& out, ImageView image, int size, const Normalis
 
 // A resized (and perhaps cropped or padded) picture's place in the original one.
 struct Frame {
-  int width = 0, height = 0;                  // original
-  int resized_width = 0, resized_height = 0;  // what the original was stretched to
-  int left = 0, top = 0;                      // where that begins (padding > 0, crop < 0)
+  int width = 0, height = 0;                                  // original
+  int resized_width = 0, resized_height = 0;                  // what the original was stretched to
+  int left = 0, top = 0;                                      // where that begins (padding > 0, crop < 0)
   Box box(double x0, double y0, double x1, double y1) const;  // original pixels, clipped to the picture
 };
 
@@ -51,8 +52,8 @@ int merged_grid(const Gguf& file, const VisionHeader& header, int s);
 // For encoders that give every picture the same number of rows: invalid_argument when the options exclude it.
 void check_fixed_rows(const VisionOptions& options, int n_rows);
 // Name, sizes and rows for `info`.
-std::vector<std::pair<std::string, std::string>> describe_tiles(const std::string& projector, const VisionHeader& header,
-                                                                const std::string& rows);
+std::vector<std::pair<std::string, std::string>> describe_tiles(const std::string& projector,
+                                                                const VisionHeader& header, const std::string& rows);
 std::string normalisation_id(const Normalisation& n);  // a part of preprocessing_id
 
 int64_t pixel_bytes(int64_t n_tiles, int64_t width, int64_t height);

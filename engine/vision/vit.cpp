@@ -1,4 +1,5 @@
-// The pre-norm transformer block of CLIP, SigLIP, InternViT and Qwen-VL: x += ls1 * attn(norm(x)); x += ls2 * ffn(norm(x)).
+// The pre-norm transformer block of CLIP, SigLIP, InternViT and Qwen-VL: x += ls1 * attn(norm(x)); x += ls2 *
+// ffn(norm(x)).
 #include "engine/vision/vit.h"
 
 #include <algorithm>
@@ -50,7 +51,8 @@ static Linear load_qkv(const Loader& load, const std::string& prefix, int64_t n_
 
 // Old files call fc1 "ffn_down" and fc2 "ffn_up": the shapes tell.
 static bool ffn_names_swapped(const Gguf& file, const std::string& prefix, int64_t n_embd) {
-  return file.tensor(prefix + "ffn_down.weight").cols() == n_embd && file.tensor(prefix + "ffn_up.weight").cols() != n_embd;
+  return file.tensor(prefix + "ffn_down.weight").cols() == n_embd &&
+         file.tensor(prefix + "ffn_up.weight").cols() != n_embd;
 }
 
 static VitBlock load_block(const Loader& load, const VisionHeader& h, int il, int64_t n_ff) {
@@ -135,7 +137,8 @@ void Vit::layer(Backend& b, int il, VitScratch& s, std::span<const int32_t> segm
 }
 
 void throw_if_cancelled(const CancelFlag* cancel) {
-  if (cancel && cancel->load(std::memory_order_relaxed)) fail(ErrorCode::state, "cancelled while a picture was encoded");
+  if (cancel && cancel->load(std::memory_order_relaxed))
+    fail(ErrorCode::state, "cancelled while a picture was encoded");
 }
 
 }  // namespace foveal

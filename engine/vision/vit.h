@@ -84,9 +84,9 @@ class Loader {
 };
 
 struct VitBlock {
-  Norm ln1, ln2, q_norm, k_norm;  // q_norm, k_norm: over the whole row; empty when absent
+  Norm ln1, ln2, q_norm, k_norm;    // q_norm, k_norm: over the whole row; empty when absent
   Linear qkv, out, gate, up, down;  // gate: empty without GLU
-  Buffer<float> ls1, ls2;          // layer scale; empty when absent
+  Buffer<float> ls1, ls2;           // layer scale; empty when absent
 };
 
 struct VitScratch {

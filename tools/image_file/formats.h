@@ -5,7 +5,7 @@
 #include <span>
 #include <string>
 
-#include "engine/vision/image.h"
+#include "tools/image_file/image_file.h"
 
 namespace foveal {
 
@@ -18,9 +18,6 @@ struct DecodedImage {
 DecodedImage decode_png(std::span<const uint8_t> bytes, const std::string& name);
 DecodedImage decode_jpeg(std::span<const uint8_t> bytes, const std::string& name);
 DecodedImage decode_webp(std::span<const uint8_t> bytes, const std::string& name);
-
-// "PNG, JPEG, WebP" as far as this build reads them.
-std::string built_in_formats();
 
 // Orientation from an EXIF block (TIFF header first, with or without "Exif\0\0" before it); 1 for anything malformed.
 int exif_orientation(std::span<const uint8_t> exif);

@@ -13,4 +13,7 @@ namespace foveal {
 Image decode_image(std::span<const uint8_t> bytes, const std::string& name);
 Image read_image_file(const std::string& path);  // ErrorCode::io as well; at most 64 MiB
 
+// "PNG, JPEG, WebP" as far as this build reads them.
+std::string built_in_formats();
+
 }  // namespace foveal

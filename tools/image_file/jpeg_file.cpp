@@ -40,7 +40,9 @@ struct JpegReader {
   std::longjmp(r->back, 1);
 }
 
-void on_error(j_common_ptr info) { stop(info, nullptr); }
+void on_error(j_common_ptr info) {
+  stop(info, nullptr);
+}
 void on_message(j_common_ptr info, int level) {  // level < 0: the data is corrupt
   const int code = info->err->msg_code;
   if (level < 0 && code != JWRN_ADOBE_XFORM && code != JWRN_JFIF_MAJOR) stop(info, nullptr);
@@ -49,7 +51,9 @@ void on_progress(j_common_ptr info) {
   if (reinterpret_cast<j_decompress_ptr>(info)->input_scan_number > kMaxScans) stop(info, "more than 100 scans");
 }
 
-boolean on_end_of_bytes(j_decompress_ptr info) { stop(reinterpret_cast<j_common_ptr>(info), "the file is truncated"); }
+boolean on_end_of_bytes(j_decompress_ptr info) {
+  stop(reinterpret_cast<j_common_ptr>(info), "the file is truncated");
+}
 void skip_bytes(j_decompress_ptr info, long n) {
   if (n <= 0) return;
   if (static_cast<size_t>(n) > info->src->bytes_in_buffer) on_end_of_bytes(info);
@@ -142,8 +146,8 @@ DecodedImage decode_jpeg(std::span<const uint8_t> bytes, const std::string& name
 #else
 
 DecodedImage decode_jpeg(std::span<const uint8_t>, const std::string& name) {
-  fail(ErrorCode::unsupported, name, ": this is a JPEG picture; this program was built without libjpeg-turbo and reads ",
-       built_in_formats());
+  fail(ErrorCode::unsupported, name,
+       ": this is a JPEG picture; this program was built without libjpeg-turbo and reads ", built_in_formats());
 }
 
 #endif

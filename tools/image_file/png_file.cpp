@@ -81,7 +81,8 @@ int find_orientation(std::span<const uint8_t> bytes) {
 DecodedImage decode_png(std::span<const uint8_t> bytes, const std::string& name) {
   // The size stands at a fixed place: limits come before libpng sees anything.
   if (bytes.size() < 33 || std::memcmp(bytes.data() + 12, "IHDR", 4) != 0) {
-    fail(ErrorCode::image, name, ": PNG file of ", bytes.size(), " bytes without a header chunk, the file is truncated");
+    fail(ErrorCode::image, name, ": PNG file of ", bytes.size(),
+         " bytes without a header chunk, the file is truncated");
   }
   const auto side = [&](size_t at) {
     return int64_t{bytes[at]} << 24 | int64_t{bytes[at + 1]} << 16 | int64_t{bytes[at + 2]} << 8 | bytes[at + 3];

@@ -37,7 +37,8 @@ void decode_frame(const WebPIterator& it, Image& canvas, const std::string& name
   WebPFreeDecBuffer(&config.output);
   if (status == VP8_STATUS_OUT_OF_MEMORY) throw std::bad_alloc();
   if (status != VP8_STATUS_OK) {
-    fail(ErrorCode::image, name, ": WebP: ", status == VP8_STATUS_NOT_ENOUGH_DATA ? "the file is truncated" : "corrupt data");
+    fail(ErrorCode::image, name,
+         ": WebP: ", status == VP8_STATUS_NOT_ENOUGH_DATA ? "the file is truncated" : "corrupt data");
   }
 }
 
@@ -57,8 +58,8 @@ DecodedImage decode_webp(std::span<const uint8_t> bytes, const std::string& name
   WebPBitstreamFeatures features;
   const VP8StatusCode status = WebPGetFeatures(bytes.data(), bytes.size(), &features);
   if (status != VP8_STATUS_OK) {
-    fail(ErrorCode::image, name, ": WebP: ",
-         status == VP8_STATUS_NOT_ENOUGH_DATA ? "the file is truncated" : "no legal header");
+    fail(ErrorCode::image, name,
+         ": WebP: ", status == VP8_STATUS_NOT_ENOUGH_DATA ? "the file is truncated" : "no legal header");
   }
   check_file_size(name, features.width, features.height);
   const WebPData data{bytes.data(), bytes.size()};
