@@ -1,7 +1,7 @@
 """Vision-language models from GGUF files, the KV cache held inside a budget by MixKV."""
 
 from . import evict
-from ._foveal import __version__
+from ._foveal import version as __version__
 from .errors import (
     ArgumentError,
     ContextFull,

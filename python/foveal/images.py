@@ -103,7 +103,7 @@ def _decode(data: bytes, name: str) -> Pixels:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
-                _check_size(*picture.size, name)
+                _check_size(picture.width, picture.height, name)
                 if picture.format in ("JPEG", "MPO") and _scans(data) > MAX_SCANS:
                     raise ImageError(f"{name}: JPEG with more than {MAX_SCANS} scans")
                 return _from_pil(picture, name)
@@ -133,7 +133,7 @@ def _check_webp(data: bytes, name: str) -> None:
 
 
 def _from_pil(picture: Image.Image, name: str) -> Pixels:
-    _check_size(*picture.size, name)
+    _check_size(picture.width, picture.height, name)
     try:
         if getattr(picture, "n_frames", 1) > 1:
             picture.seek(0)

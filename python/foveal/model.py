@@ -2,12 +2,12 @@
 
 import logging
 import os
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _foveal, jinja, messages
+from . import _foveal, messages
 from .check import MAX_INT32, integer, path_bytes, token_ids
 from .errors import ArgumentError, StateError
 from .images import to_pixels
@@ -15,6 +15,9 @@ from .kv import KV
 from .progress import Progress
 from .session import Session
 from .tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from .jinja import PromptPart
 
 log = logging.getLogger("foveal")
 
@@ -105,7 +108,9 @@ class Model:
         """Lets go of the model; its memory is freed with the last session on it."""
         self._native.close()
 
-    def _render_jinja(self, parsed: list[messages.NativeMessage]) -> list[jinja.PromptPart]:
+    def _render_jinja(self, parsed: list[messages.NativeMessage]) -> "list[PromptPart]":
+        from . import jinja  # a tenth of a second that only this template costs
+
         template = self._native.template_text().decode("utf-8", "replace")
         bos, eos = (self._token_text(i) for i in (self._tokenizer.bos, self._tokenizer.eos))
         return jinja.render(template, parsed, bos, eos)

@@ -113,11 +113,15 @@ auto without_gil(F&& f) -> decltype(f()) {
   }
 }
 
+using FloatRows = nb::ndarray<nb::numpy, float, nb::ndim<2>>;
+using FloatRow = nb::ndarray<nb::numpy, float, nb::ndim<1>>;
+using IntRow = nb::ndarray<nb::numpy, int32_t, nb::ndim<1>>;
+
 nb::bytes to_bytes(const std::string& text);
 std::string from_bytes(const nb::bytes& text);
-nb::object to_numpy(Matrix matrix);                       // float32 [rows, cols], takes the storage
-nb::object to_numpy(const float* data, size_t n);         // float32 [n], a copy
-nb::object to_numpy(const std::vector<int32_t>& values);  // int32 [n], a copy
+FloatRows to_numpy(Matrix matrix);                    // float32 [rows, cols], takes the storage
+FloatRow to_numpy(const float* data, size_t n);       // float32 [n], a copy
+IntRow to_numpy(const std::vector<int32_t>& values);  // int32 [n], a copy
 nb::dict kv_stats(const KvStats& stats);
 
 }  // namespace foveal::python

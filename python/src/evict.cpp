@@ -35,7 +35,7 @@ nb::list select(const Rows& k, const Rows& v, const Rows& q, int64_t budget, con
   e.head_scores = {head_scores.data(), head_scores.size()};
   const auto kept = without_gil([&] { return evict_select(e); });
   nb::list out;
-  for (const auto& head : kept) out.append(to_numpy(head));
+  for (const auto& head : kept) out.append(nb::cast(to_numpy(head)));
   return out;
 }
 

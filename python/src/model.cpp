@@ -48,7 +48,7 @@ nb::dict info(const PyModel& model) {
   return d;
 }
 
-nb::object encode_image(const PyModel& model, const Pixels& pixels) {
+FloatRows encode_image(const PyModel& model, const Pixels& pixels) {
   const Model& m = model.get("model.encode_image");
   const ImageView view = image_view(pixels);
   CancelFlag cancel{false};

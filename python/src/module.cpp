@@ -3,7 +3,7 @@
 
 NB_MODULE(_foveal, m) {
   m.doc() = "Native part of foveal. Private: use the package `foveal`.";
-  m.attr("__version__") = foveal::version();
+  m.attr("version") = foveal::version();
   nb::set_leak_warnings(false);  // a model in a global variable is no leak
   foveal::python::bind_errors(m);
   foveal::python::bind_progress(m);

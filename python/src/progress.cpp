@@ -18,25 +18,25 @@ std::string from_bytes(const nb::bytes& text) {
   return std::string(text.c_str(), text.size());
 }
 
-nb::object to_numpy(Matrix matrix) {
+FloatRows to_numpy(Matrix matrix) {
   auto* owner = new Matrix(std::move(matrix));
   const nb::capsule capsule(owner, [](void* p) noexcept { delete static_cast<Matrix*>(p); });
   const size_t shape[2] = {static_cast<size_t>(owner->rows()), static_cast<size_t>(owner->cols())};
-  return nb::cast(nb::ndarray<nb::numpy, float>(owner->view().data, 2, shape, capsule));
+  return FloatRows(owner->view().data, 2, shape, capsule);
 }
 
-nb::object to_numpy(const float* data, size_t n) {
+FloatRow to_numpy(const float* data, size_t n) {
   auto* copy = new float[n];
   std::copy(data, data + n, copy);
   const nb::capsule capsule(copy, [](void* p) noexcept { delete[] static_cast<float*>(p); });
-  return nb::cast(nb::ndarray<nb::numpy, float>(copy, {n}, capsule));
+  return FloatRow(copy, {n}, capsule);
 }
 
-nb::object to_numpy(const std::vector<int32_t>& values) {
+IntRow to_numpy(const std::vector<int32_t>& values) {
   auto* copy = new int32_t[values.size()];
   std::copy(values.begin(), values.end(), copy);
   const nb::capsule capsule(copy, [](void* p) noexcept { delete[] static_cast<int32_t*>(p); });
-  return nb::cast(nb::ndarray<nb::numpy, int32_t>(copy, {values.size()}, capsule));
+  return IntRow(copy, {values.size()}, capsule);
 }
 
 ImageView image_view(const Pixels& pixels) {

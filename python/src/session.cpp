@@ -114,10 +114,10 @@ void start_prompt(PySession& s, const nb::list& parts, const nb::dict& options) 
   s.run("session.chat", [&](Session& session) { session.start_prompt(native, o); });
 }
 
-nb::object next(PySession& s) {
+std::optional<nb::bytes> next(PySession& s) {
   std::string piece;
   const bool more = s.run("session.chat", [&](Session& session) { return session.next(piece); });
-  if (!more) return nb::none();
+  if (!more) return std::nullopt;
   return to_bytes(piece);
 }
 
@@ -143,19 +143,19 @@ nb::dict turn_stats(const TurnStats& t) {
 nb::list kept(PySession& s, int il) {
   const PySession::Use session(s, "session.kept");
   nb::list out;
-  for (const auto& head : session->kept(il)) out.append(to_numpy(head));
+  for (const auto& head : session->kept(il)) out.append(nb::cast(to_numpy(head)));
   return out;
 }
 
 nb::tuple kv_arrays(PySession& s, int il) {
   auto [k, v] = s.run("session.kv_arrays", [&](Session& session) { return session.kv_arrays(il); });
   nb::list ks, vs;
-  for (Matrix& m : k) ks.append(to_numpy(std::move(m)));
-  for (Matrix& m : v) vs.append(to_numpy(std::move(m)));
+  for (Matrix& m : k) ks.append(nb::cast(to_numpy(std::move(m))));
+  for (Matrix& m : v) vs.append(nb::cast(to_numpy(std::move(m))));
   return nb::make_tuple(ks, vs);
 }
 
-nb::object logits(PySession& s) {
+FloatRow logits(PySession& s) {
   const PySession::Use session(s, "session.logits");
   const std::span<const float> values = session->logits();
   return to_numpy(values.data(), values.size());

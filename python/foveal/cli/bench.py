@@ -16,7 +16,7 @@ HEADER = "| model | size | backend | KV | test | t/s |\n| --- | ---: | --- | ---
 
 
 def token_row(n: int, n_vocab: int, seed: int) -> list[int]:
-    return np.random.default_rng(seed).integers(0, n_vocab, n).tolist()
+    return [int(i) for i in np.random.default_rng(seed).integers(0, n_vocab, n)]
 
 
 def measure(model: Model, kv: KV, prompt: int, generate: int, depth: int, repetitions: int) -> dict[str, Any]:

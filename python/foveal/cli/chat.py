@@ -109,7 +109,7 @@ def unquoted(path: str) -> str:
 
 def read_message() -> str:
     """A line, with those that a trailing backslash or a paste adds. EOFError at the end."""
-    lines = []
+    lines: list[str] = []
     more = True
     while more:
         line = input("> " if sys.stdin.isatty() and not lines else "")
