@@ -65,11 +65,12 @@ class Decoder(nn.Module):
         which = [0] * shape.sections[0] + [1] * shape.sections[1] + [2] * shape.sections[2]
         self.register_buffer("which", torch.tensor(which), persistent=False)
         nn.init.normal_(self.embed.weight, std=0.25)
-        nn.init.constant_(self.norm.weight, 0.25)
+        nn.init.constant_(self.norm.weight, 0.15)
         self.point_heads()
 
     def point_heads(self):
-        """Heads of the first layers look at text tokens 1, 2, 3 back and at picture squares left and above."""
+        """Heads of the first layers look at text tokens 1, 2, 3, 6 back (6: from an answer's start to the question's last name)
+        and at picture squares to the left and above."""
         for layer, plan in enumerate(HEADS):
             for head, (t, h, w, strength) in enumerate(plan):
                 offset = torch.tensor([t, h, w], dtype=torch.float)[self.which]
@@ -78,6 +79,69 @@ class Decoder(nn.Module):
                 self.blocks[layer].point(head, *offset_bias(self.freqs, offset, weight))
         for block in self.blocks[len(HEADS):]:
             block.free_content(self.freqs)
+
+    @torch.no_grad()
+    def wire(self, table):
+        """Starts the first three layers as a copier for codes(): layers 0 and 1 give each token its predecessors' characters, on
+        the page across gaps; layer 2 compares the last two characters said with the page's and brings the one that comes next.
+        Training does the rest: which place to start at, when to stop, and every weighing of doubtful cases."""
+        width, d = self.shape.width, self.shape.head_dim
+        unit, place = torch.eye(width), {n: torch.eye(width)[i * CODE:(i + 1) * CODE] for i, n in enumerate(PLACES)}
+        zero = torch.zeros(d, width)
+        first, second, third, last, ahead, before, before2, beside, near, near2 = (place[n] for n in PLACES)
+        self.embed.weight[:, :CODE] = 0
+        self.embed.weight[:, 5 * CODE:10 * CODE] = 0                       # room for what the layers will add
+        self.embed.weight[33:127] = table[0, 33:127]
+        self.embed.weight[:, 10 * CODE:10 * CODE + 3] = 0
+        self.embed.weight[:, TEXT] = 2
+
+        def both(one, other=None):
+            m = zero.clone()
+            m[:CODE] = one
+            if other is not None:
+                m[CODE:2 * CODE] = other
+            return m
+
+        def aim(layer, head, offset, strength, only=None, other_than=None):
+            """Position head; only (vector, usual size): for tokens with that component; other_than: for tokens without."""
+            at = torch.tensor(offset, dtype=torch.float)[self.which]
+            q, k = offset_bias(self.freqs, at, torch.tensor(strength, dtype=torch.float)[self.which] * (self.freqs > 0.02))
+            self.blocks[layer].set_head(head, q=torch.outer(q, only[0] / only[1]) if only else
+                                        torch.outer(-q, other_than[0] / other_than[1]), k=zero, k_bias=k, q_bias=0 * q if only else q)
+
+        def move(layer, head, source, target, size):
+            self.blocks[layer].set_head(head, v=source, out=size * target.T)
+
+        text, ink = unit[TEXT], unit[INK]
+        aim(0, 0, (1, 1, 1), (10, 10, 10), only=(text, 7))
+        move(0, 0, both(first), both(before), 0.28)
+        aim(0, 1, (2, 2, 2), (10, 10, 10), only=(text, 7))
+        move(0, 1, both(first), both(before2), 0.28)
+        aim(0, 2, (0, 0, 1), (25, 25, 25), other_than=(text, 7))           # the square to the left
+        move(0, 2, both(last), both(beside), 0.45)
+        aim(0, 3, (0, 0, 0), (80, 80, 12), other_than=(text, 7))           # the nearest inked square at or left of this one
+        move(0, 3, both(last, ahead), both(near, near2), 0.45)
+        self.blocks[0].prefer(3, 6 * ink)
+        newline = self.embed.weight[10] / self.embed.weight[10].norm()
+        aim(1, 0, (6, 6, 6), (10, 10, 10), only=(newline, 9))              # an answer's start looks at the question's last name
+        move(1, 0, both(before, before2), both(first, before), 0.5)
+        aim(1, 1, (0, 0, 1), (25, 25, 25), other_than=(text, 4.5))         # what the left square found: characters before this one
+        move(1, 1, both(near, near2 + 0.4 * beside), both(before, before2), 0.6)
+        slow = (self.freqs < 0.07).nonzero().flatten()[:-1]
+        some = torch.linalg.qr(torch.randn(CODE, CODE, generator=torch.Generator().manual_seed(2)))[0]
+        look = some[:len(slow)] * math.sqrt(CODE / len(slow))
+
+        def pair(now, prior):
+            m = zero.clone()
+            m[slow], m[slow + d // 2] = 1.25 * look @ now, look @ prior
+            return m
+        plans = [(pair(before, before2), first), (pair(first, before), second), (pair(second, first), third)]
+        for head, (key, source) in enumerate(plans):
+            self.blocks[2].set_head(head, q=pair(first, before), k=key)
+            self.blocks[2].prefer(head, 10 * ink - 10 * text)              # characters of the page, not of the talk
+            move(2, head, both(source), both(first), 1.0)
+        aim(2, 3, (0, 0, 0), (10, 10, 10), only=(text, 4.5))               # what was just said gives way to what comes
+        move(2, 3, both(first), both(beside - 1.3 * first), 0.4)
 
     def angles(self, positions):
         """cos and sin [tokens, d / 2] of positions [3, tokens]."""
@@ -99,7 +163,7 @@ class Decoder(nn.Module):
 
 # (t, h, w) offset of the key from the query and strength, a head each
 HEADS = [[(1, 1, 1, 10), (2, 2, 2, 10), (0, 0, 1, 25), (0, 0, 2, 25)],
-         [(1, 1, 1, 10), (3, 3, 3, 10), (0, 0, 1, 25), (0, 1.5, 0, 12)]]
+         [(6, 6, 6, 10), (3, 3, 3, 10), (0, 0, 3, 10), (0, 1.5, 0, 12)]]
 
 
 class Block(nn.Module):
@@ -117,6 +181,9 @@ class Block(nn.Module):
             nn.init.normal_(m.weight, std=0.5 / math.sqrt(m.in_features))
             if m.bias is not None:
                 nn.init.zeros_(m.bias)
+        with torch.no_grad():
+            self.out.weight *= 0.2
+            self.down.weight *= 0.5
 
     @torch.no_grad()
     def point(self, head, q_bias, k_bias):
@@ -124,8 +191,25 @@ class Block(nn.Module):
         self.q.weight[rows] *= 0.1
         self.k.weight[rows] *= 0.1
         self.q.bias[rows], self.k.bias[rows] = q_bias, k_bias
-        self.v.weight[rows] *= 2
-        self.out.weight[:, rows] *= 2
+
+    @torch.no_grad()
+    def set_head(self, head, q=None, k=None, v=None, out=None, q_bias=None, k_bias=None):
+        """Parameters of one head: q, k, v [d, width], out [width, d], biases [d]."""
+        rows = slice(head * self.d, (head + 1) * self.d)
+        for part, value in ((self.q.weight, q), (self.k.weight, k), (self.v.weight, v), (self.q.bias, q_bias), (self.k.bias, k_bias)):
+            if value is not None:
+                part[rows] = value
+        if out is not None:
+            self.out.weight[:, rows] = out
+
+    @torch.no_grad()
+    def prefer(self, head, scores):
+        """Adds to a head's scores about scores[i] for keys that hold component i, by way of the slowest rotary pair."""
+        row = head * self.d + self.d // 2 - 1
+        self.q.weight[row] = 0
+        self.q.bias[row] = 8.0
+        self.k.weight[row] = scores / 3.0
+        self.k.bias[row] = 0
 
     @torch.no_grad()
     def free_content(self, freqs):
@@ -239,9 +323,38 @@ class VitBlock(nn.Module):
         return x + self.down(h * torch.sigmoid(1.702 * h))
 
 
+CODE = 24                                    # figures in a character's code; width 256 holds ten codes and a few marks
+PLACES = ["first", "second", "third", "last", "ahead", "before", "before2", "beside", "near", "near2"]
+INK, TEXT, PICTURE = 240, 241, 242           # marks: some character is here; a text token; a picture token
+
+
 def codes(width, depth=3, seed=1):
-    """[depth, 128, width] fixed random code of each character in each slot of a token; character 0 (none) is zero.
-    The encoder learns to give the sum of a token's codes, the decoder to read it; slot 0 is the text's own embedding."""
-    table = torch.randn(depth, 128, width, generator=torch.Generator().manual_seed(seed)) * 0.25
-    table[:, 0] = 0
+    """[depth + 2, 128, width] codes of the characters of a token: CODE figures a character (spread evenly over directions,
+    length 4), in the places first, second, third, last and ahead (of the last). Character 0 (none) is zero. The encoder
+    learns to give their sum, the decoder to read it; the first place is also the text's own embedding."""
+    g = torch.Generator().manual_seed(seed)
+    each = F.normalize(torch.randn(128, CODE, generator=g), dim=-1)
+    for _ in range(200):                                                   # push apart: steepest descent on sum exp(8 cos)
+        push = (8 * each @ each.T).fill_diagonal_(-torch.inf).exp()
+        each = F.normalize(each - 0.2 * F.normalize(push @ each, dim=-1), dim=-1)
+    table = torch.zeros(depth + 2, 128, width)
+    for s in range(depth + 2):
+        table[s, 1:, s * CODE:(s + 1) * CODE] = 4 * each[1:]
     return table
+
+
+def labels(symbols):
+    """[..., 3] characters of tokens to [..., 5]: first, second, third, last, the one ahead of the last; 0 is none."""
+    a, b, c = symbols.unbind(-1)
+    last = torch.where(c > 0, c, torch.where(b > 0, b, a))
+    ahead = torch.where(c > 0, b, torch.where(b > 0, a, 0))
+    return torch.stack([a, b, c, last, ahead], -1)
+
+
+def ideal_embedding(symbols, table):
+    """[..., width] embedding of tokens that hold symbols [..., 3]."""
+    marks = labels(symbols)
+    total = sum(table[s][marks[..., s]] for s in range(marks.shape[-1]))
+    total[..., INK] += 2.0 * (symbols[..., 0] > 0)
+    total[..., PICTURE] += 4
+    return total

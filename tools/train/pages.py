@@ -126,7 +126,7 @@ def form(rng, split, cols, rows):
     per_char = 0.62 * s.size
     room = int(page.width / per_char) - 2
     key_font = rng.randrange(len(font_paths())) if rng.random() < 0.3 else s.font
-    colon = rng.choice([":", ":", "", ""])
+    colon = rng.choice([":", "", "", ""])
     column = rng.uniform(0.42, 0.55) * page.width if rng.random() < 0.5 else None
     right = column is not None and rng.random() < 0.2
     x0 = rng.uniform(2, 0.08 * page.width)
@@ -236,10 +236,11 @@ def chart(rng, split, cols, rows):
         step = max(line_height(rng, s.size), page.height / rng.randint(4, 9))
         y, x0, longest = rng.uniform(0.6, 1.0) * s.size, rng.uniform(2, 8), 5
         base = x0 + 0.7 * s.size * longest + 4
+        nice, most = rng.choice([9, 20, 60, 99, 300, 999]), page.width - base - 2.2 * s.size - 6
         while y + 0.5 * s.size < page.height:
             label = s.run(words.word(rng, split, longest), x0, y)
-            val = s.run(words.digits(rng, rng.randint(1, 3)), y=y)
-            length = rng.uniform(4, max(5, page.width - base - 2.2 * s.size - 6))
+            val = s.run(str(rng.randint(1, nice)), y=y)
+            length = max(2, most * int(val.text) / nice)
             val.x = base + length + 4
             if label.text not in seen and label.x + label.width < base and val.x + val.width < page.width:
                 seen.add(label.text)
@@ -250,10 +251,11 @@ def chart(rng, split, cols, rows):
         return page
     n = max(2, min(6, int(page.width / (4.2 * s.size * 0.62))))
     w, foot = page.width / n, page.height - 1.3 * s.size
+    nice, most = rng.choice([9, 20, 60, 99, 300, 999]), foot - 1.4 * s.size
     for i in range(n):
         label = s.run(words.word(rng, split, 4), y=page.height - 0.65 * s.size)
-        val = s.run(words.digits(rng, rng.randint(1, 3)))
-        height = rng.uniform(2, max(3, foot - 1.4 * s.size))
+        val = s.run(str(rng.randint(1, nice)))
+        height = max(2, most * int(val.text) / nice)
         if label.text in seen or label.width > w - 3 or val.width > w - 3:
             continue
         seen.add(label.text)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 import data
 import pages
-from model import Decoder, Encoder, Shape, codes
+from model import Decoder, Encoder, Shape, codes, ideal_embedding, labels
 
 LEVELS = [(8, 5), (10, 8), (14, 10), (18, 14), None]                # page sizes in tokens; None: pages.SIZES
 SHORT = {"form": 4, "place": 3, "ground": 1.5, "chart": 1.5}
@@ -72,19 +72,15 @@ def slot_logits(out, table):
 
 def encoder_loss(out, symbols, table):
     """Cross entropy per slot plus distance to the ideal embedding; also the share of inked slots read right."""
-    scores = slot_logits(out, table)
-    inked = symbols > 0
-    every = F.cross_entropy(scores.flatten(0, 2), symbols.flatten(), reduction="none").view_as(symbols)
+    scores, marks = slot_logits(out, table), labels(symbols)
+    inked = marks > 0
+    every = F.cross_entropy(scores.flatten(0, 2), marks.flatten(), reduction="none").view_as(marks)
     weight = torch.where(inked, 1.0, 0.3)
     ideal = ideal_embedding(symbols, table)
     distance = ((out - ideal) ** 2).mean() / (table[:, 65] ** 2).mean()
-    right = ((scores.argmax(-1) == symbols) & inked).sum() / inked.sum().clamp(min=1)
-    whole = (scores.argmax(-1) == symbols).all(-1)[inked.any(-1)].float().mean()
+    right = ((scores.argmax(-1) == marks) & inked).sum() / inked.sum().clamp(min=1)
+    whole = (scores.argmax(-1) == marks).all(-1)[inked.any(-1)].float().mean()
     return (every * weight).sum() / weight.sum() + 0.5 * distance, right.item(), whole.item()
-
-
-def ideal_embedding(symbols, table):
-    return sum(table[s][symbols[..., s]] for s in range(symbols.shape[-1]))
 
 
 def answer(decoder, batch, image, device, positions=None):
@@ -157,13 +153,12 @@ def train_encoder(args, device):
 def train_decoder(args, device):
     rng, table, decoder = random.Random(args.seed or time.time()), codes(Shape.width).to(device), Decoder(Shape()).to(device)
     path, level, score = args.out / "decoder.pt", args.level, 0.0
-    with torch.no_grad():
-        decoder.embed.weight[33:127] = table[0, 33:127]
+    decoder.wire(table)
     if path.exists():
         state = torch.load(path, map_location=device)
         decoder.load_state_dict(state["decoder"])
         level = max(level, state["level"])
-    t, told, seen = Trainer(args, {"decoder": decoder}), time.time(), []
+    t, told, seen = Trainer(args, {"decoder": decoder}), time.time() - args.tell + 40, []
 
     def embed(batch, noise=0.0):
         ideal = ideal_embedding(batch.symbols.to(device), table)
@@ -175,9 +170,9 @@ def train_decoder(args, device):
         loss, good, share = answer(decoder, batch, embed(batch, rng.uniform(0, 0.12)), device)
         t.update(loss)
         if here == level:
-            score += 0.03 * (good.float().mean().item() - score)
+            score += 0.08 * (good.float().mean().item() - score)
             seen = (seen + [(loss.item(), share, good.float().mean().item())])[-50:]
-        if score > args.grow and level < len(LEVELS) - 1 and len(seen) >= 50:
+        if score > args.grow and level < len(LEVELS) - 1 and len(seen) >= 25:
             log(args, f"step {t.step} level {level} passed")
             level, score, seen = level + 1, 0.0, []
         if time.time() - told > args.tell and seen:
