@@ -89,8 +89,9 @@ def answer(decoder, batch, image, device, positions=None):
     n = len(ids)
     around = [decoder.embed(torch.tensor(x, device=device)).expand(n, -1, -1) for x in (data.HEAD, data.TAIL)]
     prefix_pos, asked_pos = data.positions(batch.cols, batch.rows, ids.shape[2])
-    hidden = decoder(torch.cat([around[0], image, around[1]], 1), prefix_pos.to(device),
-                     decoder.embed(ids), asked_pos.to(device))
+    with autocast(torch.device(device)):
+        hidden = decoder(torch.cat([around[0], image, around[1]], 1), prefix_pos.to(device),
+                         decoder.embed(ids), asked_pos.to(device)).float()
     used = weights[..., :-1] > 0
     scores = decoder.logits(hidden[..., :-1, :][used])
     target, weight = ids[..., 1:][used], weights[..., :-1][used]
@@ -101,6 +102,28 @@ def answer(decoder, batch, image, device, positions=None):
     wrong.index_put_((index[:, 0], index[:, 1]), miss.float(), accumulate=True)
     share = 1 - miss.float().sum() / (weight == 1).sum()
     return loss, wrong.cpu() == 0, share.item()
+
+
+class Stream(torch.utils.data.IterableDataset):
+    """Endless batches of make(rng, level), in worker processes if there are many; the level can change under way."""
+
+    def __init__(self, make, args, level=0):
+        self.make, self.args, self.level = make, args, torch.tensor(level).share_memory_()
+
+    def __iter__(self):
+        worker = torch.utils.data.get_worker_info()
+        torch.set_num_threads(self.args.threads or torch.get_num_threads())
+        rng = random.Random((self.args.seed or time.time_ns()) + (worker.id if worker else 0))
+        while True:
+            yield self.make(rng, int(self.level))
+
+    def batches(self):
+        return iter(torch.utils.data.DataLoader(self, batch_size=None, num_workers=self.args.workers))
+
+
+def autocast(device):
+    """bf16 on a GPU; f32 on a CPU, where it is as fast."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
 
 def draw_batch(rng, level, budget, split="train", mix=None):
@@ -130,16 +153,22 @@ def measure(decoder, embed, device, level, count, seed=9, budget=3000, kinds=tup
 
 
 def train_encoder(args, device):
-    rng, table, encoder = random.Random(args.seed or time.time()), codes(Shape.width).to(device), Encoder(Shape()).to(device)
+    table, encoder = codes(Shape.width).to(device), Encoder(Shape()).to(device)
     path = args.out / "encoder.pt"
     if path.exists():
         encoder.load_state_dict(torch.load(path, map_location=device)["encoder"])
     t, told, seen = Trainer(args, {"encoder": encoder}), time.time(), []
+
+    def make(rng, _):
+        cols, rows = rng.choice(pages.SIZES) if rng.random() < args.whole else (10, 10)
+        return data.dense_batch(rng, cols, rows, max(1, args.budget // (cols * rows)))
+
+    stream = Stream(make, args).batches()
     while t.spent() < 1:
-        whole = rng.random() < args.whole
-        cols, rows = rng.choice(pages.SIZES) if whole else (10, 10)
-        pixels, symbols = data.dense_batch(rng, cols, rows, max(1, args.budget // (cols * rows)))
-        loss, right, tokens = encoder_loss(encoder(pixels.to(device)), symbols.to(device), table)
+        pixels, symbols = next(stream)
+        with autocast(device):
+            image = encoder(pixels.to(device))
+        loss, right, tokens = encoder_loss(image.float(), symbols.to(device), table)
         t.update(loss)
         seen = (seen + [(loss.item(), right, tokens)])[-50:]
         if time.time() - told > args.tell:
@@ -151,9 +180,10 @@ def train_encoder(args, device):
 
 
 def train_decoder(args, device):
-    rng, table, decoder = random.Random(args.seed or time.time()), codes(Shape.width).to(device), Decoder(Shape()).to(device)
+    table, decoder = codes(Shape.width), Decoder(Shape())
     path, level, score = args.out / "decoder.pt", args.level, 0.0
     decoder.wire(table)
+    table, decoder = table.to(device), decoder.to(device)
     if path.exists():
         state = torch.load(path, map_location=device)
         decoder.load_state_dict(state["decoder"])
@@ -164,10 +194,15 @@ def train_decoder(args, device):
         ideal = ideal_embedding(batch.symbols.to(device), table)
         return ideal + noise * torch.randn_like(ideal)
 
-    while t.spent() < 1:
+    def make(rng, level):
         here = level if rng.random() < 0.8 else rng.randrange(level + 1)
-        batch = draw_batch(rng, here, args.budget)
-        loss, good, share = answer(decoder, batch, embed(batch, rng.uniform(0, 0.12)), device)
+        return here, draw_batch(rng, here, args.budget)
+
+    source = Stream(make, args, level)
+    stream = source.batches()
+    while t.spent() < 1:
+        here, batch = next(stream)
+        loss, good, share = answer(decoder, batch, embed(batch, random.uniform(0, args.noise)), device)
         t.update(loss)
         if here == level:
             score += 0.08 * (good.float().mean().item() - score)
@@ -175,6 +210,7 @@ def train_decoder(args, device):
         if score > args.grow and level < len(LEVELS) - 1 and len(seen) >= 25:
             log(args, f"step {t.step} level {level} passed")
             level, score, seen = level + 1, 0.0, []
+            source.level.fill_(level)
         if time.time() - told > args.tell and seen:
             told = time.time()
             mean = [sum(c) / len(seen) for c in zip(*seen)]
@@ -186,7 +222,7 @@ def train_decoder(args, device):
 
 
 def train_joint(args, device):
-    rng, table = random.Random(args.seed or time.time()), codes(Shape.width).to(device)
+    table = codes(Shape.width).to(device)
     encoder, decoder = Encoder(Shape()).to(device), Decoder(Shape()).to(device)
     path = args.out / "joint.pt"
     if path.exists():
@@ -199,12 +235,21 @@ def train_joint(args, device):
     t, told, seen = Trainer(args, {"encoder": encoder, "decoder": decoder}), time.time(), []
 
     def embed(batch):
-        return encoder(batch.pixels().to(device))
+        return encode(batch.pixels())
 
+    def encode(pixels):
+        with autocast(device):
+            return encoder(pixels.to(device)).float()
+
+    def make(rng, level):
+        batch = draw_batch(rng, level, args.budget)
+        return batch, batch.pixels()
+
+    stream = Stream(make, args, len(LEVELS) - 1).batches()
     while t.spent() < 1:
-        batch = draw_batch(rng, len(LEVELS) - 1, args.budget)
+        batch, pixels = next(stream)
         with torch.set_grad_enabled(not args.frozen):
-            image = embed(batch)
+            image = encode(pixels)
         loss, good, share = answer(decoder, batch, image, device)
         extra, _, tokens = encoder_loss(image, batch.symbols.to(device), table)
         t.update(loss if args.frozen else loss + args.anchor * extra)
@@ -229,6 +274,8 @@ def main():
     p.add_argument("--seed", type=int, default=0, help="0: the clock")
     p.add_argument("--rate", type=float, default=2e-3)
     p.add_argument("--budget", type=int, default=3000, help="tokens a step")
+    p.add_argument("--workers", type=int, default=0, help="processes that draw pages; with a GPU one per CPU core")
+    p.add_argument("--noise", type=float, default=0.12, help="decoder: most noise on the symbols' embeddings")
     p.add_argument("--tell", type=float, default=60, help="seconds between log lines")
     p.add_argument("--level", type=int, default=0, help="decoder: page size to start at")
     p.add_argument("--grow", type=float, default=0.8, help="decoder: share of right answers that makes pages grow")
