@@ -22,6 +22,7 @@ ALLOWED = {
     "python": {"python", "engine.h"},
     "tools": {"tools", "engine.h"},
     "tools/image_file": {"tools/image_file", "vision", "core"},
+    "tools/bench": BELOW_KV | {"tools/bench", "engine.h"},  # times kernels and operations by themselves
 }
 
 
@@ -29,7 +30,8 @@ def area(path: str) -> str:
     """The layer that a path from the root belongs to."""
     parts = path.split("/")
     if parts[0] != "engine":
-        return "tools/image_file" if path.startswith("tools/image_file/") else parts[0]
+        folder = "/".join(parts[:2])
+        return folder if folder in ALLOWED else parts[0]
     return parts[1]
 
 
