@@ -39,7 +39,7 @@ void CpuBackend::embed_rows(Mat out, const Weight& w, std::span<const int32_t> i
 
 void CpuBackend::matmul(Mat out, const Weight& w, ConstMat x, const float* bias) {
   std::lock_guard lock(busy_);
-  cpu_matmul(pool_, out, static_cast<const CpuWeight&>(w), x, bias, matmul_scratch_);
+  cpu_matmul(pool_, matmul_kernels(isa_), out, static_cast<const CpuWeight&>(w), x, bias, matmul_scratch_);
 }
 
 void CpuBackend::rms_norm(Mat out, ConstMat x, const float* w, float eps) {

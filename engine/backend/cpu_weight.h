@@ -1,24 +1,46 @@
-// Weight matrices on the CPU. (Plain reference path; the packed layouts replace it.)
+// Weight matrices on the CPU: GGUF tensors repacked once at load into the panels of kernels/cpu/matmul.h.
 #pragma once
+
+#include <vector>
 
 #include "engine/backend/backend.h"
 #include "engine/core/thread_pool.h"
 #include "kernels/cpu/dispatch.h"
+#include "kernels/cpu/matmul.h"
+#include "kernels/quant/dequant.h"
 
 namespace foveal {
 
 class CpuWeight : public Weight {
  public:
-  Buffer<float> values;            // [rows][cols]
-  const TensorInfo* table = nullptr;
-  TensorInfo table_info;
+  // Rows [first_row, first_row + n_rows) of the matrix: one GGUF tensor.
+  struct Segment {
+    int64_t first_row = 0, n_rows = 0;
+    AffineFormat affine;      // bits == 0: float panels
+    bool half = false;        // float panels of half precision
+    int64_t panel_bytes = 0;  // codes, then d, then m | values
+    int64_t d_offset = 0, m_offset = 0;
+    Buffer<uint8_t> data;
+  };
+  std::vector<Segment> segments;
+  TensorInfo table;  // for embed_rows: the tensor as it lies in the file
+  bool quantised = false, floating = false;
 };
-struct MatmulScratch {};
+
+// Activations packed for the kernels; grows to the largest matrix seen.
+struct MatmulScratch {
+  Buffer<int8_t> quads;
+  Buffer<float> scales, packed;
+  Buffer<int32_t> sums;
+};
+
+const MatmulKernels& matmul_kernels(Isa isa);
 
 WeightPtr pack_weight(std::span<const TensorInfo* const> parts, Isa isa, ThreadPool& pool);
 WeightPtr table_weight(const TensorInfo& t);
 Buffer<float> dequantize_tensor(const TensorInfo& t);
-void cpu_matmul(ThreadPool& pool, Mat out, const CpuWeight& w, ConstMat x, const float* bias, MatmulScratch& scratch);
+void cpu_matmul(ThreadPool& pool, const MatmulKernels& kernels, Mat out, const CpuWeight& w, ConstMat x,
+                const float* bias, MatmulScratch& scratch);
 void cpu_embed_rows(ThreadPool& pool, Mat out, const CpuWeight& w, std::span<const int32_t> ids);
 
 }  // namespace foveal
