@@ -30,6 +30,14 @@ const char* at(const void* rows, int64_t offset) {
 }
 
 constexpr int64_t measure_rows = 256;  // rows of one piece of a measurement
+// Rows of one piece of a head in decode: short heads are cut finer, so that every worker gets a like share.
+int64_t chunk_rows(int64_t len) {
+  return len <= 1024 ? decode_rows / 4 : decode_rows;
+}
+int64_t chunk_count(int64_t len) {
+  return (len + chunk_rows(len) - 1) / chunk_rows(len);
+}
+
 constexpr int64_t spare_rows = 16384;  // decode this far past a prefill without growing the partial results
 
 }  // namespace
@@ -78,7 +86,7 @@ void CpuBackend::attend_prefill(Mat out, ConstMat q, std::span<const KvHead> hea
   });
   int64_t longest = 0;
   for (const KvHead& head : heads) longest = std::max(longest, head.len);
-  const int64_t chunks = (longest + spare_rows) / decode_rows;
+  const int64_t chunks = std::max(chunk_count(1024), chunk_count(longest + spare_rows));
   reserve_parts(static_cast<size_t>(chunks * n_kv * group * part_stride(head_dim)));
 }
 
@@ -121,25 +129,24 @@ void CpuBackend::attend_ragged(Mat out, ConstMat q, std::span<const KvHead> head
   const int64_t part = group * part_stride(head_dim);
   int64_t chunks = 0, rows = 0;
   for (const KvHead& head : heads) {
-    chunks += (head.len + decode_rows - 1) / decode_rows;
+    chunks += chunk_count(head.len);
     rows += head.len;
   }
   reserve_parts(static_cast<size_t>(chunks * part));
   const bool parallel = rows * bytes * 2 >= piece_elements * 2;
   for_items(chunks, ops_.decode_scratch(group, head_dim), parallel, [&](int64_t item, float* scratch) {
     int64_t ih = 0, chunk = item;
-    for (int64_t n; chunk >= (n = (heads[static_cast<size_t>(ih)].len + decode_rows - 1) / decode_rows); ++ih) {
-      chunk -= n;
-    }
+    for (int64_t n; chunk >= (n = chunk_count(heads[static_cast<size_t>(ih)].len)); ++ih) chunk -= n;
     const KvHead& head = heads[static_cast<size_t>(ih)];
+    const int64_t first = chunk * chunk_rows(head.len);
     DecodeChunk c;
     c.q = q.row(0) + ih * group * head_dim;
-    c.k = at(head.k, chunk * decode_rows * bytes);
-    c.v = at(head.v, chunk * decode_rows * bytes);
+    c.k = at(head.k, first * bytes);
+    c.v = at(head.v, first * bytes);
     c.type = static_cast<RowType>(type);
     c.group = group;
     c.head_dim = head_dim;
-    c.n_rows = std::min(decode_rows, head.len - chunk * decode_rows);
+    c.n_rows = std::min(chunk_rows(head.len), head.len - first);
     c.scale = p.scale;
     c.softcap = p.softcap;
     c.part = parts_.data() + item * part;
@@ -148,7 +155,7 @@ void CpuBackend::attend_ragged(Mat out, ConstMat q, std::span<const KvHead> head
   });
   const float* parts = parts_.data();
   for (int64_t ih = 0; ih < n_kv; ++ih) {
-    const int64_t n = (heads[static_cast<size_t>(ih)].len + decode_rows - 1) / decode_rows;
+    const int64_t n = chunk_count(heads[static_cast<size_t>(ih)].len);
     ops_.decode_merge(out.row(0) + ih * group * head_dim, parts, n, group, head_dim);
     parts += n * part;
   }

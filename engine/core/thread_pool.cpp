@@ -29,7 +29,7 @@ inline void pause_cpu() {
 // than cores still make progress. False when `limit` ran out first.
 template <class Done>
 bool spin(Done done, std::chrono::microseconds limit) {
-  for (int i = 0; i < 4000; ++i) {
+  for (int i = 0; i < 1000; ++i) {
     if (done()) return true;
     pause_cpu();
   }

@@ -170,6 +170,13 @@ inline void store_half_n(uint16_t* p, vf x, int64_t n) {
   for (int64_t i = 0; i < n; ++i) p[i] = room[i];
 }
 
+inline uint16_t half_of(float x) {
+  return static_cast<uint16_t>(_cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT));
+}
+inline float float_of(uint16_t h) {
+  return _cvtsh_ss(h);
+}
+
 inline vd zero_double() {
   return _mm256_setzero_pd();
 }

@@ -160,6 +160,13 @@ inline void store_half_n(uint16_t* p, vf x, int64_t n) {
   _mm256_mask_storeu_epi16(p, first_n(n), _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 
+inline uint16_t half_of(float x) {
+  return static_cast<uint16_t>(_cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT));
+}
+inline float float_of(uint16_t h) {
+  return _cvtsh_ss(h);
+}
+
 inline vd zero_double() {
   return _mm512_setzero_pd();
 }
