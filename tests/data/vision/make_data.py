@@ -119,7 +119,11 @@ def make_pictures() -> None:
                           "progressive": {"progressive": True}, "restarts": {"restart_marker_rows": 1}}.items():
         add(f"jpeg {name}", encoded(rgb, "JPEG", quality=90, **options), 1)
     add("jpeg gray", encoded(rgb.convert("L"), "JPEG"), 1)
-    add("jpeg CMYK", encoded(rgb.convert("CMYK"), "JPEG", quality=95), 1)
+    inks = encoded(rgb.convert("CMYK"), "JPEG", quality=95)
+    adobe = inks.index(b"Adobe")
+    add("jpeg CMYK", inks, 1)
+    add("jpeg YCCK", inks[: adobe + 11] + b"\2" + inks[adobe + 12 :], 1)
+    add("jpeg CMYK without Adobe's mark", inks[: adobe - 4] + inks[adobe + 12 :], 1)
     for n in range(1, 9):
         add(f"png exif {n}", encoded(rgb, "PNG", exif=exif(n)))
         add(f"jpeg exif {n}", encoded(rgb, "JPEG", exif=exif(n, ">")), 1)
