@@ -92,6 +92,20 @@ void set_value(KeyValue& entry, Random& random) {
   }
 }
 
+// A number that may well be as legal as the old one.
+uint64_t nearby(uint64_t value, Random& random) {
+  switch (random.below(4)) {
+    case 0:
+      return value + 1;
+    case 1:
+      return value - 1;
+    case 2:
+      return value * 2;
+    default:
+      return value / 2;
+  }
+}
+
 // Another number in place of the old one, of the same width.
 void set_number(KeyValue& entry, Random& random) {
   size_t at = 0, width = entry.type >= 0 && entry.type < 13 ? kWidth[entry.type] : 0;
@@ -101,8 +115,11 @@ void set_number(KeyValue& entry, Random& random) {
     if (width == 0) return;
     at = 12 + random.below((entry.value.size() - 12) / width) * width;
   }
-  const uint64_t value = random.interesting();
-  if (at + width <= entry.value.size()) std::memcpy(entry.value.data() + at, &value, width);
+  if (at + width > entry.value.size()) return;
+  uint64_t value = 0;
+  std::memcpy(&value, entry.value.data() + at, width);
+  value = random.one_in(2) ? nearby(value, random) : random.interesting();
+  std::memcpy(entry.value.data() + at, &value, width);
 }
 
 // A shorter or longer array: elements of fixed width only.
@@ -324,7 +341,7 @@ size_t mutate_file(uint8_t* data, size_t size, size_t max_size, unsigned seed, s
   std::optional<Document> document;
   if (!random.one_in(4)) document = take_apart({data, size});
   if (!document) document = random.pick(seeds);
-  for (uint64_t n = 1 + random.below(3); n > 0; --n) mutate(*document, random, keys);
+  for (uint64_t n = 1 + random.below(4) / 2; n > 0; --n) mutate(*document, random, keys);
   Bytes bytes = document->bytes();
   if (random.one_in(8)) mutate_bytes(bytes, random);
   const size_t n = std::min(bytes.size(), max_size);

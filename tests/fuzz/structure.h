@@ -23,7 +23,7 @@ std::optional<Document> take_apart(std::span<const uint8_t> bytes);
 // Changes one field. `keys`: names worth setting (numbers, texts and arrays of every type are tried for them).
 void mutate(Document& document, Random& random, std::span<const char* const> keys);
 
-// The body of LLVMFuzzerCustomMutator: takes `data` apart (or starts from one of `seeds`), changes one to three fields,
+// The body of LLVMFuzzerCustomMutator: takes `data` apart (or starts from one of `seeds`), changes one or two fields,
 // now and then some bytes; writes at most `max_size` bytes over `data` and returns how many.
 size_t mutate_file(uint8_t* data, size_t size, size_t max_size, unsigned seed, std::span<const Document> seeds,
                    std::span<const char* const> keys);
