@@ -77,8 +77,10 @@ void encoder(Backend& b, int64_t head_dim, int n_head, int64_t n, int64_t segmen
 // All layers in turn, as a decoded token reads them: the working set is the whole cache.
 void decode(Backend& b, KvType type, int64_t head_dim, int64_t group, int64_t n_kv, int64_t rows, int n_layer) {
   const int64_t cols = n_kv * group * head_dim;
-  const int64_t row_bytes = type == KvType::F32 ? 4 * head_dim : type == KvType::F16 ? 2 * head_dim
-                            : type == KvType::Q8_0 ? head_dim / 32 * 34 : head_dim / 32 * 18;
+  const int64_t row_bytes = type == KvType::F32    ? 4 * head_dim
+                            : type == KvType::F16  ? 2 * head_dim
+                            : type == KvType::Q8_0 ? head_dim / 32 * 34
+                                                   : head_dim / 32 * 18;
   const auto side = static_cast<size_t>(rows * row_bytes);
   Buffer<char> cache(side * 2 * static_cast<size_t>(n_kv) * static_cast<size_t>(n_layer));
   std::fill_n(cache.data(), cache.size(), 0x11);
@@ -100,7 +102,12 @@ void decode(Backend& b, KvType type, int64_t head_dim, int64_t group, int64_t n_
 
 void rows_of(Backend& b, int64_t rows, int64_t cols) {
   Matrix x(rows, cols), y(rows, cols), cs(rows, 64);
-  const auto reset = [&] { fill(x.view()); fill(y.view()); fill(cs.view()); };
+  const auto reset = [&] {
+    fill(x.view());
+    fill(y.view());
+    // a true rotation: numbers neither grow nor fade to subnormals when it's repeated
+    for (int64_t i = 0; i < rows * 64; ++i) cs.view().data[i] = i % 64 < 32 ? 0.6f : 0.8f;
+  };
   const auto say = [&](const char* what, const std::function<void()>& call) {
     reset();
     const double s = seconds_of(call);
@@ -123,7 +130,8 @@ void window(Backend& b, int64_t head_dim, int64_t group, int64_t n) {
   std::vector<int64_t> visible;
   for (int64_t w = 0; w < 32; ++w) visible.push_back(n - 31 + w);
   const KvHead head{k.view().data, k.view().data, n};
-  const double s = seconds_of([&] { b.window_attention(probs.view(), q.view(), head, KvType::F32, visible, 0.125f, 0); });
+  const double s =
+      seconds_of([&] { b.window_attention(probs.view(), q.view(), head, KvType::F32, visible, 0.125f, 0); });
   std::vector<float> cosine(static_cast<size_t>(n));
   double norm2;
   const double t = seconds_of([&] { b.key_cosine(cosine.data(), &norm2, head, KvType::F32, head_dim); });

@@ -15,13 +15,6 @@ struct Q4Block {
 };
 static_assert(sizeof(Q8Block) == 34 && sizeof(Q4Block) == 18);
 
-inline uint16_t half_of(float x) {
-  return static_cast<uint16_t>(_cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT));
-}
-inline float float_of(uint16_t h) {
-  return _cvtsh_ss(h);
-}
-
 inline float largest_size(const float* x) {  // of 32
   vf m = abs(load(x));
   for (int i = lanes; i < 32; i += lanes) m = max(m, abs(load(x + i)));
