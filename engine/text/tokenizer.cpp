@@ -43,8 +43,9 @@ void Tokenizer::warn_about_missing_bytes(std::span<const int32_t, 256> own) cons
     if (missing++ == 0) first = byte;
   }
   if (missing > 0)
-    vocabulary_->warnings.push_back(cat("tokenizer.ggml.tokens: no token spells ", missing, " of the byte values (byte ",
-                                        first, " the first): text loses them, as with the model's own tokenizer"));
+    vocabulary_->warnings.push_back(cat("tokenizer.ggml.tokens: no token spells ", missing,
+                                        " of the byte values (byte ", first,
+                                        " the first): text loses them, as with the model's own tokenizer"));
 }
 
 std::vector<int32_t> Tokenizer::encode(std::string_view text, bool special) const {

@@ -19,7 +19,8 @@ std::vector<TokenKind> load_kinds(const Gguf& file, uint64_t n) {
   return out;
 }
 
-// Texts that end an answer. A file may type them as ordinary tokens; `sure` ones can't come from ordinary text.
+// Texts that end an answer. `sure` ones do whatever their type in the file; others (Gemma: </s> is a tag of HTML) only
+// as control tokens.
 struct EndText {
   std::string_view text;
   bool sure;
@@ -71,7 +72,7 @@ void mark_ends(const Gguf& file, Vocabulary& v) {
   for (const EndText& end : end_texts) {
     if ((harmony && end.text == "<|end|>") || (own_turns && end.text == "</s>")) continue;
     const auto id = v.find(end.text);
-    if (!id || (!end.sure && v.kind_of(*id) == TokenKind::normal)) continue;
+    if (!id || (!end.sure && v.kind_of(*id) != TokenKind::control)) continue;
     mark(id);
     v.kind[static_cast<size_t>(*id)] = TokenKind::control;
   }
