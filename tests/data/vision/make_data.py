@@ -32,8 +32,13 @@ def scene(width: int, height: int) -> np.ndarray:
 
 def make_resize() -> None:
     filters = [Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS]
-    sizes = {(23, 17): [(23, 17), (23, 9), (11, 17), (40, 31), (5, 3), (1, 1), (64, 2)], (1, 1): [(4, 3)],
-             (1, 9): [(6, 6)], (300, 2): [(28, 28)], (37, 80): [(28, 56)]}
+    sizes = {
+        (23, 17): [(23, 17), (23, 9), (11, 17), (40, 31), (5, 3), (1, 1), (64, 2)],
+        (1, 1): [(4, 3)],
+        (1, 9): [(6, 6)],
+        (300, 2): [(28, 28)],
+        (37, 80): [(28, 56)],
+    }
     out = ints(len(sizes))
     for (w, h), targets in sizes.items():
         a = scene(w, h)
@@ -50,7 +55,9 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 def png(width: int, height: int, bits: int, colour: int, rows: bytes, extra: bytes = b"", interlace: int = 0) -> bytes:
     head = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, interlace)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + extra + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + extra + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    )
 
 
 def packed_gray(levels: np.ndarray, bits: int) -> bytes:
@@ -63,7 +70,15 @@ def packed_gray(levels: np.ndarray, bits: int) -> bytes:
 
 def adam7(a: np.ndarray) -> bytes:
     rows = b""
-    for x, y, dx, dy in [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]:
+    for x, y, dx, dy in [
+        (0, 0, 8, 8),
+        (4, 0, 8, 8),
+        (0, 4, 4, 8),
+        (2, 0, 4, 4),
+        (0, 2, 2, 4),
+        (1, 0, 2, 2),
+        (0, 1, 1, 2),
+    ]:
         for row in a[y::dy, x::dx]:
             rows += b"\0" + row.tobytes() if row.size else b""
     return rows
@@ -103,20 +118,35 @@ def make_pictures() -> None:
     for bits in (2, 4):
         levels = gray % (1 << bits)
         full = (levels * 255 // ((1 << bits) - 1)).astype(np.uint8)
-        add(f"png gray {bits} bits", png(19, 13, bits, 0, packed_gray(levels, bits)), 0, np.repeat(full[..., None], 3, 2))
+        add(
+            f"png gray {bits} bits",
+            png(19, 13, bits, 0, packed_gray(levels, bits)),
+            0,
+            np.repeat(full[..., None], 3, 2),
+        )
     wide = rng.integers(0, 65536, (13, 19, 3))
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in wide)
     add("png 16 bits RGB", png(19, 13, 16, 2, rows), 0, (wide >> 8).astype(np.uint8))
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in wide[..., 0])
     add("png 16 bits gray", png(19, 13, 16, 0, rows), 0, np.repeat((wide[..., :1] >> 8).astype(np.uint8), 3, 2))
     add("png interlaced", png(19, 13, 8, 2, adam7(a), interlace=1), 0, a)
-    add("png gamma", png(19, 13, 8, 2, b"".join(b"\0" + r.tobytes() for r in a), chunk(b"gAMA", struct.pack(">I", 45455))))
-    bomb = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(20_000_000))) + chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(20_000_000)))
+    add(
+        "png gamma",
+        png(19, 13, 8, 2, b"".join(b"\0" + r.tobytes() for r in a), chunk(b"gAMA", struct.pack(">I", 45455))),
+    )
+    bomb = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(20_000_000))) + chunk(
+        b"iCCP", b"a\0\0" + zlib.compress(bytes(20_000_000))
+    )
     add("png text bomb", png(19, 13, 8, 2, b"".join(b"\0" + r.tobytes() for r in a), bomb), 0, a)
     add("apng", encoded(rgb, "PNG", save_all=True, append_images=[rgb.rotate(180)]))
 
-    for name, options in {"4:4:4": {"subsampling": 0}, "4:2:2": {"subsampling": 1}, "4:2:0": {"subsampling": 2},
-                          "progressive": {"progressive": True}, "restarts": {"restart_marker_rows": 1}}.items():
+    for name, options in {
+        "4:4:4": {"subsampling": 0},
+        "4:2:2": {"subsampling": 1},
+        "4:2:0": {"subsampling": 2},
+        "progressive": {"progressive": True},
+        "restarts": {"restart_marker_rows": 1},
+    }.items():
         add(f"jpeg {name}", encoded(rgb, "JPEG", quality=90, **options), 1)
     add("jpeg gray", encoded(rgb.convert("L"), "JPEG"), 1)
     inks = encoded(rgb.convert("CMYK"), "JPEG", quality=95)
@@ -130,17 +160,31 @@ def make_pictures() -> None:
         add(f"webp exif {n}", encoded(rgb, "WEBP", lossless=True, exif=exif(n)))
     upright = encoded(rgb, "JPEG")
     plain = np.asarray(Image.open(io.BytesIO(upright)).convert("RGB"))
-    for name, block in {"garbage": b"Exif\0\0garbage", "empty": b"Exif\0\0", "offset": b"Exif\0\0II*\0\xff\xff\xff\xff",
-                        "loop": b"Exif\0\0II*\0\x08\0\0\0\xff\xff", "value 9": exif(9), "value 0": exif(0),
-                        "many entries": exif(1, "<", 65535)}.items():
-        add(f"jpeg exif {name}", upright[:2] + b"\xff\xe1" + struct.pack(">H", len(block) + 2) + block + upright[2:], 1, plain)
+    for name, block in {
+        "garbage": b"Exif\0\0garbage",
+        "empty": b"Exif\0\0",
+        "offset": b"Exif\0\0II*\0\xff\xff\xff\xff",
+        "loop": b"Exif\0\0II*\0\x08\0\0\0\xff\xff",
+        "value 9": exif(9),
+        "value 0": exif(0),
+        "many entries": exif(1, "<", 65535),
+    }.items():
+        add(
+            f"jpeg exif {name}",
+            upright[:2] + b"\xff\xe1" + struct.pack(">H", len(block) + 2) + block + upright[2:],
+            1,
+            plain,
+        )
 
     add("webp lossy", encoded(rgb, "WEBP", quality=90), 1)
     add("webp lossless", encoded(rgb, "WEBP", lossless=True))
     alpha = rgb.convert("RGBA")
     alpha.putalpha(Image.fromarray((100 + gray % 156).astype(np.uint8)))
     add("webp alpha", encoded(alpha, "WEBP", lossless=True, exact=True))
-    add("webp animated", encoded(rgb, "WEBP", lossless=True, save_all=True, append_images=[rgb.rotate(180)], duration=50))
+    add(
+        "webp animated",
+        encoded(rgb, "WEBP", lossless=True, save_all=True, append_images=[rgb.rotate(180)], duration=50),
+    )
     out = ints(len(pictures))
     for name, data, tolerance, expected in pictures:
         out += ints(len(name)) + name.encode() + ints(len(data)) + data
