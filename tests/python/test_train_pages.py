@@ -1,4 +1,5 @@
 """The demo model's pages: repeatable, answerable, test words apart from training words. Needs Pillow, not torch."""
+
 import random
 import sys
 from pathlib import Path
@@ -7,9 +8,9 @@ import pytest
 
 pytest.importorskip("PIL")
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools" / "train"))
-import pages  # noqa: E402
-import tokenizer  # noqa: E402
-import words  # noqa: E402
+import pages
+import tokenizer
+import words
 
 
 @pytest.mark.parametrize("kind", pages.KINDS)
@@ -19,7 +20,7 @@ def test_items_repeat_and_boxes_lie_in_the_picture(kind):
         again = pages.make_item(kind, seed, "test")
         assert (again[0].tobytes(), *again[1:]) == (image.tobytes(), question, answer, box)
         assert image.width % pages.TOKEN == 0 and image.height % pages.TOKEN == 0
-        assert 400 <= image.width * image.height // pages.TOKEN ** 2 <= 1600
+        assert 400 <= image.width * image.height // pages.TOKEN**2 <= 1600
         assert box[0] < box[2] <= image.width + 1 and box[1] < box[3] <= image.height + pages.TOKEN
         assert pages.is_right(kind, answer, answer, box, image.size)
         assert not pages.is_right(kind, answer, answer + "x", box, image.size)
@@ -43,7 +44,7 @@ def test_a_forms_value_is_beside_its_key():
 
 def test_slots_spell_the_page():
     page = pages.make_page("place", random.Random(2), "train", 20, 20)
-    spelt = sorted(chr(c) for cell in pages.slots(page, 9) for c in cell)
+    spelt = sorted(chr(c) for cell in pages.slots(page, 9) for c, _ in cell)
     assert spelt == sorted("".join(r.text for r in page.runs))
 
 

@@ -36,12 +36,16 @@ def positions(cols, rows, length):
 
 
 def symbols_of(page):
-    """[tokens, SLOTS] characters of a page, 0 where there is none."""
-    return torch.tensor([cell + [0] * (SLOTS - len(cell)) for cell in pages.slots(page, SLOTS)])
+    """[tokens, 5] labels of a page, as model.ideal_embedding wants them."""
+    rows = []
+    for cell in pages.slots(page, SLOTS):
+        inside = [c for c, _ in cell] + [0] * (SLOTS - len(cell))
+        rows.append(inside + (list(cell[-1]) if cell else [0, 0]))
+    return torch.tensor(rows)
 
 
 class Batch:
-    """n pages of one size: symbols [n, tokens, SLOTS], ids and weights [n, Q, L], kinds and boxes as lists."""
+    """n pages of one size: symbols [n, tokens, 5], ids and weights [n, Q, L], kinds and boxes as lists."""
 
     def __init__(self, rng, mix, split, cols, rows, n, per_page, longest=96):
         self.pages, self.cols, self.rows, chosen = [], cols, rows, []
@@ -83,11 +87,10 @@ def dense_page(rng, cols, rows):
     """A page crammed with characters in all fonts, for the encoder alone."""
     page = pages.Page("dense", cols, rows)
     style = pages.Style(rng, 17, 25)
-    page.paper, y = style.paper, rng.uniform(-4, 20)
+    page.paper, y, size = style.paper, rng.uniform(-4, 20), rng.randint(17, 25)
     while y < page.height + 6:
         if rng.random() < 0.3:
             style.font = rng.randrange(len(pages.font_paths()))
-        size = rng.randint(17, 25)
         x = rng.uniform(-12, 30)
         while x < page.width:
             kind = rng.random()
@@ -104,7 +107,8 @@ def dense_page(rng, cols, rows):
                 page.shapes.append((rng.choice(["box", "round"]), b, pages.shade(rng, page.paper), pages.grey(rng)))
             page.runs.append(run)
             x += run.width + size * rng.choice([0.28, 0.28, 0.6, 1.5, 4])
-        step = max(pages.TOKEN + 1, size * rng.uniform(1.1, 1.6))
+        above, size = size, rng.randint(17, 25)
+        step = max(above, size) * rng.uniform(1.1, 1.6)
         if rng.random() < 0.1:
             page.shapes.append(("line", (0, y + step / 2, page.width, y + step / 2), None, pages.grey(rng)))
         y += step

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tokenizer import N_VOCAB
+from tokenizer import IM_END, N_VOCAB
 
 IMAGE_MEAN, IMAGE_STD = [0.5] * 3, [0.5] * 3
 
@@ -23,8 +23,8 @@ class Shape:
     layers: int = 6
     heads: int = 4
     ffn: int = 640
-    sections: tuple = (1, 3, 28)
-    rope_base: float = 10000.0
+    sections: tuple = (1, 6, 25)
+    rope_base: float = 1000.0
     eps: float = 1e-6
     vit_width: int = 128
     vit_layers: int = 3
@@ -66,82 +66,71 @@ class Decoder(nn.Module):
         self.register_buffer("which", torch.tensor(which), persistent=False)
         nn.init.normal_(self.embed.weight, std=0.25)
         nn.init.constant_(self.norm.weight, 0.15)
-        self.point_heads()
-
-    def point_heads(self):
-        """Heads of the first layers look at text tokens 1, 2, 3, 6 back (6: from an answer's start to the question's last name)
-        and at picture squares to the left and above."""
-        for layer, plan in enumerate(HEADS):
-            for head, (t, h, w, strength) in enumerate(plan):
-                offset = torch.tensor([t, h, w], dtype=torch.float)[self.which]
-                weight = torch.tensor([1.0, 1.0, 1.0])[self.which] * strength
-                weight[self.freqs < 0.02] = 0
-                self.blocks[layer].point(head, *offset_bias(self.freqs, offset, weight))
-        for block in self.blocks[len(HEADS):]:
-            block.free_content(self.freqs)
 
     @torch.no_grad()
     def wire(self, table):
-        """Starts the first three layers as a copier for codes(): layers 0 and 1 give each token its predecessors' characters, on
-        the page across gaps; layer 2 compares the last two characters said with the page's and brings the one that comes next.
-        Training does the rest: which place to start at, when to stop, and every weighing of doubtful cases."""
+        """Starts the first three layers as a copier for codes(): layers 0 and 1 give each token the three characters ahead of it,
+        on the page across gaps; layer 2 compares the last three characters said with the page's and brings the one that comes
+        next. Training does the rest: which place to start at, when to stop, and every weighing of doubtful cases."""
         width, d = self.shape.width, self.shape.head_dim
-        unit, place = torch.eye(width), {n: torch.eye(width)[i * CODE:(i + 1) * CODE] for i, n in enumerate(PLACES)}
-        zero = torch.zeros(d, width)
-        first, second, third, last, ahead, before, before2, beside, near, near2 = (place[n] for n in PLACES)
-        self.embed.weight[:, :CODE] = 0
-        self.embed.weight[:, 5 * CODE:10 * CODE] = 0                       # room for what the layers will add
-        self.embed.weight[33:127] = table[0, 33:127]
-        self.embed.weight[:, 10 * CODE:10 * CODE + 3] = 0
-        self.embed.weight[:, TEXT] = 2
+        unit = torch.eye(width)
+        first, second, third, last, ahead, x1, x1b, x2, x2b, x3, p1, p2 = (unit[i * CODE:(i + 1) * CODE] for i in range(12))
+        zero, text, ink, picture = torch.zeros(d, width), unit[TEXT], unit[INK], unit[PICTURE]
+        words = self.embed.weight[:, CODE:3 * CODE].clone()
+        self.embed.weight.zero_()
+        self.embed.weight[:, CODE:3 * CODE] = 2 * words
+        self.embed.weight[33:127] = table[0, 33:127] + table[3, 33:127]
+        self.embed.weight[:, TEXT] = 3
 
-        def both(one, other=None):
-            m = zero.clone()
-            m[:CODE] = one
-            if other is not None:
-                m[CODE:2 * CODE] = other
-            return m
+        def stack(*views):
+            """Up to three CODE-wide views side by side in one head: [d, width]."""
+            return F.pad(torch.cat(views), (0, 0, 0, d - sum(len(v) for v in views)))
 
-        def aim(layer, head, offset, strength, only=None, other_than=None):
-            """Position head; only (vector, usual size): for tokens with that component; other_than: for tokens without."""
-            at = torch.tensor(offset, dtype=torch.float)[self.which]
-            q, k = offset_bias(self.freqs, at, torch.tensor(strength, dtype=torch.float)[self.which] * (self.freqs > 0.02))
-            self.blocks[layer].set_head(head, q=torch.outer(q, only[0] / only[1]) if only else
-                                        torch.outer(-q, other_than[0] / other_than[1]), k=zero, k_bias=k, q_bias=0 * q if only else q)
+        def aim(layer, head, strength, *targets):
+            """Position head; targets: (token offset (t, h, w), component that makes a token use it, the component's usual size)."""
+            weight = torch.tensor(strength, dtype=torch.float)[self.which] * (self.freqs > 0.02)
+            q = torch.zeros(d, width)
+            for offset, component, size in targets:
+                at, k = offset_bias(self.freqs, torch.tensor(offset, dtype=torch.float)[self.which], weight)
+                q += torch.outer(at, component / size)
+            self.blocks[layer].set_head(head, q=q, k=zero, k_bias=k, q_bias=torch.zeros(d))
 
         def move(layer, head, source, target, size):
             self.blocks[layer].set_head(head, v=source, out=size * target.T)
 
-        text, ink = unit[TEXT], unit[INK]
-        aim(0, 0, (1, 1, 1), (10, 10, 10), only=(text, 7))
-        move(0, 0, both(first), both(before), 0.28)
-        aim(0, 1, (2, 2, 2), (10, 10, 10), only=(text, 7))
-        move(0, 1, both(first), both(before2), 0.28)
-        aim(0, 2, (0, 0, 1), (25, 25, 25), other_than=(text, 7))           # the square to the left
-        move(0, 2, both(last), both(beside), 0.45)
-        aim(0, 3, (0, 0, 0), (80, 80, 12), other_than=(text, 7))           # the nearest inked square at or left of this one
-        move(0, 3, both(last, ahead), both(near, near2), 0.45)
-        self.blocks[0].prefer(3, 6 * ink)
-        newline = self.embed.weight[10] / self.embed.weight[10].norm()
-        aim(1, 0, (6, 6, 6), (10, 10, 10), only=(newline, 9))              # an answer's start looks at the question's last name
-        move(1, 0, both(before, before2), both(first, before), 0.5)
-        aim(1, 1, (0, 0, 1), (25, 25, 25), other_than=(text, 4.5))         # what the left square found: characters before this one
-        move(1, 1, both(near, near2 + 0.4 * beside), both(before, before2), 0.6)
-        slow = (self.freqs < 0.07).nonzero().flatten()[:-1]
-        some = torch.linalg.qr(torch.randn(CODE, CODE, generator=torch.Generator().manual_seed(2)))[0]
-        look = some[:len(slow)] * math.sqrt(CODE / len(slow))
+        aim(0, 0, (25, 25, 40), ((1, 1, 1), text, 7), ((0, 0, 1), picture, 9))
+        move(0, 0, stack(last, ahead), stack(x1, x1b), 0.4)                # one back; on the page the square to the left
+        aim(0, 1, (25, 60, 2.3), ((2, 2, 2), text, 7), ((0, 0, -6), picture, 9))   # -6: the nearer the better, to the left only
+        move(0, 1, stack(last, ahead), stack(x2, x2b), 0.4)                # two back; the nearest inked square at or left of here
+        self.blocks[0].prefer(1, 18 * ink)
+        aim(0, 2, (25, 25, 25), ((3, 3, 3), text, 7))
+        move(0, 2, stack(last), stack(x3), 0.4)                            # three back
+        newline = self.embed.weight[10] - 3 * text
+        aim(1, 0, (10, 10, 10), ((6, 6, 6), newline / newline.norm(), 9))  # an answer's start looks at the question's last name
+        move(1, 0, stack(x1, x2, x3), stack(first, x1, x2), 0.6)
+        aim(1, 1, (25, 25, 40), ((0, 0, 1), picture, 5))                   # what the left square found: characters ahead of this
+        move(1, 1, stack(x2, x2b, 0.6 * x1 + 0.6 * x1b), stack(p1, p2, x3), 0.6)
+        slow = (self.freqs < 0.08).nonzero().flatten()[:-1]
+        slow = torch.cat([slow, slow + d // 2])
+        g = torch.Generator().manual_seed(2)
+        looks = [torch.linalg.qr(torch.randn(len(slow), CODE, generator=g))[0] for _ in range(3)]
 
-        def pair(now, prior):
+        def trio(now, prior, prior2):
             m = zero.clone()
-            m[slow], m[slow + d // 2] = 1.25 * look @ now, look @ prior
-            return m
-        plans = [(pair(before, before2), first), (pair(first, before), second), (pair(second, first), third)]
+            m[slow] = 1.3 * looks[0] @ now + 1.0 * looks[1] @ prior + 0.8 * looks[2] @ prior2
+            return 1.1 * m
+        plans = [(trio(p1, p2, x3), first), (trio(first, p1, p2), second), (trio(second, first, p1), third)]
         for head, (key, source) in enumerate(plans):
-            self.blocks[2].set_head(head, q=pair(first, before), k=key)
-            self.blocks[2].prefer(head, 10 * ink - 10 * text)              # characters of the page, not of the talk
-            move(2, head, both(source), both(first), 1.0)
-        aim(2, 3, (0, 0, 0), (10, 10, 10), only=(text, 4.5))               # what was just said gives way to what comes
-        move(2, 3, both(first), both(beside - 1.3 * first), 0.4)
+            self.blocks[2].set_head(head, q=trio(first, x1, x2), k=key)
+            self.blocks[2].prefer(head, 10 * ink - 8 * text)               # characters of the page, not of the talk
+            move(2, head, stack(source), stack(first), 1.5)
+        blank = stack(first, (picture - 2 * ink)[None])                    # where the page goes on blank, the answer ends
+        end = self.embed.weight[IM_END] - 3 * text
+        move(2, 0, blank, torch.cat([stack(first)[:CODE], 0.5 * end[None], zero[CODE + 1:]]), 1.5)
+        aim(2, 3, (10, 10, 10), ((0, 0, 0), text, 5))                      # what was just said gives way to what comes
+        move(2, 3, stack(first), stack(0.5 * x1b - 0.75 * first), 1.0)
+        for block in self.blocks[3:]:
+            block.free_content(self.freqs)
 
     def angles(self, positions):
         """cos and sin [tokens, d / 2] of positions [3, tokens]."""
@@ -159,11 +148,6 @@ class Decoder(nn.Module):
 
     def logits(self, hidden):
         return hidden @ self.embed.weight.T
-
-
-# (t, h, w) offset of the key from the query and strength, a head each
-HEADS = [[(1, 1, 1, 10), (2, 2, 2, 10), (0, 0, 1, 25), (0, 0, 2, 25)],
-         [(6, 6, 6, 10), (3, 3, 3, 10), (0, 0, 3, 10), (0, 1.5, 0, 12)]]
 
 
 class Block(nn.Module):
@@ -323,38 +307,29 @@ class VitBlock(nn.Module):
         return x + self.down(h * torch.sigmoid(1.702 * h))
 
 
-CODE = 24                                    # figures in a character's code; width 256 holds ten codes and a few marks
-PLACES = ["first", "second", "third", "last", "ahead", "before", "before2", "beside", "near", "near2"]
-INK, TEXT, PICTURE = 240, 241, 242           # marks: some character is here; a text token; a picture token
+CODE = 21                                    # figures in a character's code; width 256 holds twelve codes and a few marks
+INK, TEXT, PICTURE = 252, 253, 254           # marks: some character is here; a text token; a picture token
 
 
-def codes(width, depth=3, seed=1):
-    """[depth + 2, 128, width] codes of the characters of a token: CODE figures a character (spread evenly over directions,
-    length 4), in the places first, second, third, last and ahead (of the last). Character 0 (none) is zero. The encoder
-    learns to give their sum, the decoder to read it; the first place is also the text's own embedding."""
+def codes(width, seed=1):
+    """[5, 128, width] codes of the characters of a token: CODE figures a character (spread evenly over directions, length 4),
+    in the places of labels(). Character 0 (none) is zero. The encoder learns to give their sum, the decoder to read it; text
+    tokens use the same codes."""
     g = torch.Generator().manual_seed(seed)
     each = F.normalize(torch.randn(128, CODE, generator=g), dim=-1)
     for _ in range(200):                                                   # push apart: steepest descent on sum exp(8 cos)
         push = (8 * each @ each.T).fill_diagonal_(-torch.inf).exp()
         each = F.normalize(each - 0.2 * F.normalize(push @ each, dim=-1), dim=-1)
-    table = torch.zeros(depth + 2, 128, width)
-    for s in range(depth + 2):
+    table = torch.zeros(5, 128, width)
+    for s in range(5):
         table[s, 1:, s * CODE:(s + 1) * CODE] = 4 * each[1:]
     return table
 
 
-def labels(symbols):
-    """[..., 3] characters of tokens to [..., 5]: first, second, third, last, the one ahead of the last; 0 is none."""
-    a, b, c = symbols.unbind(-1)
-    last = torch.where(c > 0, c, torch.where(b > 0, b, a))
-    ahead = torch.where(c > 0, b, torch.where(b > 0, a, 0))
-    return torch.stack([a, b, c, last, ahead], -1)
-
-
-def ideal_embedding(symbols, table):
-    """[..., width] embedding of tokens that hold symbols [..., 3]."""
-    marks = labels(symbols)
+def ideal_embedding(marks, table):
+    """[..., width] embedding of tokens with labels [..., 5]: the first, second and third character whose middle is in the
+    token, the last of them, and the one ahead of the last in its word, wherever that stands; 0 is none."""
     total = sum(table[s][marks[..., s]] for s in range(marks.shape[-1]))
-    total[..., INK] += 2.0 * (symbols[..., 0] > 0)
+    total[..., INK] += 2.0 * (marks[..., 0] > 0)
     total[..., PICTURE] += 4
     return total

@@ -324,17 +324,19 @@ def draw(page):
 
 
 def slots(page, depth=3):
-    """Which characters have their middle in each token: rows*cols lists of up to `depth` byte values, left to right."""
+    """Which characters have their middle in each token: for rows * cols tokens a list of (byte value, the one before it in
+    its word or 0), left to right, up to `depth` of them. A colon that ends a run is taken for blank: it belongs to no word."""
     table = [[] for _ in range(page.rows * page.cols)]
     for run in page.runs:
-        adv, x, row = advances(run.font), run.x, int(run.y // TOKEN)
-        for c in run.text:
+        adv, x, row, before = advances(run.font), run.x, int(run.y // TOKEN), 0
+        for c in run.text.removesuffix(":"):
             w = adv[c] * run.size
             col = int((x + w / 2) // TOKEN)
             if c != " " and 0 <= row < page.rows and 0 <= col < page.cols:
                 cell = table[row * page.cols + col]
                 if len(cell) < depth:
-                    cell.append(ord(c))
+                    cell.append((ord(c), before))
+            before = 0 if c == " " else ord(c)
             x += w
     return table
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 import data
 import pages
-from model import Decoder, Encoder, Shape, codes, ideal_embedding, labels
+from model import Decoder, Encoder, Shape, codes, ideal_embedding
 
 LEVELS = [(8, 5), (10, 8), (14, 10), (18, 14), None]                # page sizes in tokens; None: pages.SIZES
 SHORT = {"form": 4, "place": 3, "ground": 1.5, "chart": 1.5}
@@ -70,13 +70,13 @@ def slot_logits(out, table):
     return torch.cat([none.expand_as(scores[..., :1]), scores[..., 1:]], -1)
 
 
-def encoder_loss(out, symbols, table):
+def encoder_loss(out, marks, table):
     """Cross entropy per slot plus distance to the ideal embedding; also the share of inked slots read right."""
-    scores, marks = slot_logits(out, table), labels(symbols)
+    scores = slot_logits(out, table)
     inked = marks > 0
     every = F.cross_entropy(scores.flatten(0, 2), marks.flatten(), reduction="none").view_as(marks)
     weight = torch.where(inked, 1.0, 0.3)
-    ideal = ideal_embedding(symbols, table)
+    ideal = ideal_embedding(marks, table)
     distance = ((out - ideal) ** 2).mean() / (table[:, 65] ** 2).mean()
     right = ((scores.argmax(-1) == marks) & inked).sum() / inked.sum().clamp(min=1)
     whole = (scores.argmax(-1) == marks).all(-1)[inked.any(-1)].float().mean()
