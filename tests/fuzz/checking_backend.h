@@ -6,6 +6,7 @@
 
 #include "engine/backend/backend.h"
 #include "kernels/quant/types.h"
+#include "tests/fuzz/random.h"
 
 namespace fuzz {
 
@@ -20,10 +21,10 @@ class CheckingBackend : public foveal::Backend {
 
   foveal::WeightPtr load_matrix(std::span<const foveal::TensorInfo* const> parts) override {
     auto weight = std::make_unique<foveal::Weight>();
-    require(!parts.empty());
+    FUZZ_REQUIRE(!parts.empty());
     weight->cols = parts[0]->cols();
     for (const foveal::TensorInfo* t : parts) {
-      require(t->cols() == weight->cols);
+      FUZZ_REQUIRE(t->cols() == weight->cols);
       weight->rows += t->rows();
       touch_bytes(*t);
     }
@@ -38,12 +39,12 @@ class CheckingBackend : public foveal::Backend {
   }
 
   void embed_rows(Mat out, const foveal::Weight& w, std::span<const int32_t> ids) override {
-    require(out.cols == w.cols && out.rows == static_cast<int64_t>(ids.size()));
-    for (const int32_t id : ids) require(id >= 0 && id < w.rows);
+    FUZZ_REQUIRE(out.cols == w.cols && out.rows == static_cast<int64_t>(ids.size()));
+    for (const int32_t id : ids) FUZZ_REQUIRE(id >= 0 && id < w.rows);
     write(out);
   }
   void matmul(Mat out, const foveal::Weight& w, ConstMat x, const float* bias) override {
-    require(x.cols == w.cols && out.cols == w.rows && x.rows == out.rows);
+    FUZZ_REQUIRE(x.cols == w.cols && out.cols == w.rows && x.rows == out.rows);
     read(x);
     if (bias) read(ConstMat(bias, 1, w.rows));
     write(out);
@@ -66,59 +67,56 @@ class CheckingBackend : public foveal::Backend {
     write(out);
   }
   void rope(Mat x, int n_head, ConstMat cs, foveal::RopeStyle) override {
-    require(n_head > 0 && x.cols % n_head == 0 && cs.rows == x.rows);
-    require(cs.cols % 2 == 0 && cs.cols <= x.cols / n_head);
+    FUZZ_REQUIRE(n_head > 0 && x.cols % n_head == 0 && cs.rows == x.rows);
+    FUZZ_REQUIRE(cs.cols % 2 == 0 && cs.cols <= x.cols / n_head);
     read(cs);
     write(x);
   }
   void attend_prefill(Mat, ConstMat, std::span<const KvHead>, int64_t, const int32_t*, const int32_t*, int64_t,
                       const foveal::AttendParams&) override {
-    require(false);  // no encoder uses the cache
+    FUZZ_REQUIRE(false);  // no encoder uses the cache
   }
   void attend_ragged(Mat, ConstMat, std::span<const KvHead>, KvType, int64_t, const foveal::AttendParams&) override {
-    require(false);
+    FUZZ_REQUIRE(false);
   }
   void attend_full(Mat out, ConstMat q, ConstMat k, ConstMat v, int n_head, std::span<const int32_t> segments,
                    float) override {
     same(out, q);
     same(q, k);
     same(q, v);
-    require(n_head > 0 && q.cols % n_head == 0 && segments.size() >= 2);
-    require(segments.front() == 0 && segments.back() == q.rows);
-    require(std::is_sorted(segments.begin(), segments.end()));
+    FUZZ_REQUIRE(n_head > 0 && q.cols % n_head == 0 && segments.size() >= 2);
+    FUZZ_REQUIRE(segments.front() == 0 && segments.back() == q.rows);
+    FUZZ_REQUIRE(std::is_sorted(segments.begin(), segments.end()));
     for (const ConstMat m : {q, k, v}) read(m);
     write(out);
   }
-  void append_kv(std::span<const KvHead>, KvType, ConstMat, ConstMat, int64_t) override { require(false); }
-  void gather_slots(KvHead, KvType, KvHead, KvType, std::span<const int32_t>, int64_t) override { require(false); }
+  void append_kv(std::span<const KvHead>, KvType, ConstMat, ConstMat, int64_t) override { FUZZ_REQUIRE(false); }
+  void gather_slots(KvHead, KvType, KvHead, KvType, std::span<const int32_t>, int64_t) override { FUZZ_REQUIRE(false); }
   void window_attention(Mat, ConstMat, KvHead, KvType, std::span<const int64_t>, float, float) override {
-    require(false);
+    FUZZ_REQUIRE(false);
   }
-  void key_cosine(float*, double*, KvHead, KvType, int64_t) override { require(false); }
-  void row_norm(float*, const void*, KvType, int64_t, int64_t) override { require(false); }
+  void key_cosine(float*, double*, KvHead, KvType, int64_t) override { FUZZ_REQUIRE(false); }
+  void row_norm(float*, const void*, KvType, int64_t, int64_t) override { FUZZ_REQUIRE(false); }
   void patch_rows(Mat out, const float* pixels, int64_t height, int64_t width, int64_t patch) override {
-    require(patch > 0 && height % patch == 0 && width % patch == 0);
-    require(out.rows == (height / patch) * (width / patch) && out.cols == 3 * patch * patch);
+    FUZZ_REQUIRE(patch > 0 && height >= patch && width >= patch);
+    FUZZ_REQUIRE(out.rows == (height / patch) * (width / patch) && out.cols == 3 * patch * patch);
     read(ConstMat(pixels, 3, height * width));
     write(out);
   }
   void merge_rows(Mat out, ConstMat x, std::span<const int32_t> index, int64_t m) override {
-    require(m > 0 && out.rows * m == static_cast<int64_t>(index.size()) && out.cols == m * x.cols);
-    for (const int32_t i : index) require(i >= 0 && i < x.rows);
+    FUZZ_REQUIRE(m > 0 && out.rows * m == static_cast<int64_t>(index.size()) && out.cols == m * x.cols);
+    for (const int32_t i : index) FUZZ_REQUIRE(i >= 0 && i < x.rows);
     read(x);
     write(out);
   }
 
  private:
-  static void require(bool condition) {
-    if (!condition) __builtin_trap();
-  }
-  static void same(ConstMat a, ConstMat b) { require(a.rows == b.rows && a.cols == b.cols); }
+  static void same(ConstMat a, ConstMat b) { FUZZ_REQUIRE(a.rows == b.rows && a.cols == b.cols); }
   static void touch_bytes(const foveal::TensorInfo& t) {
     const auto& traits = foveal::traits_of(t.type);
-    require(t.cols() % traits.block_elements == 0);
+    FUZZ_REQUIRE(t.cols() % traits.block_elements == 0);
     const int64_t bytes = t.cols() / traits.block_elements * traits.block_bytes * t.rows();
-    require(bytes == static_cast<int64_t>(t.bytes));
+    FUZZ_REQUIRE(bytes == static_cast<int64_t>(t.bytes));
     volatile uint8_t sink = 0;
     if (bytes > 0) sink = static_cast<uint8_t>(t.data[0] ^ t.data[bytes - 1]);
     (void)sink;

@@ -26,7 +26,7 @@ void allow_errors(Call call) {
 
 // Calls the accessor whose number is `choice`: most refuse the key's type, which must end in foveal::Error.
 void use_key(const Gguf& file, const std::string& key, uint64_t choice) {
-  if (!file.has(key)) __builtin_trap();
+  FUZZ_REQUIRE(file.has(key));
   allow_errors([&] {
     switch (choice % 11) {
       case 0:
@@ -77,11 +77,11 @@ void use_keys(const Gguf& file, size_t size) {
 // Every byte of every tensor lies in the input, and the sizes agree.
 void use_tensors(const Gguf& file, const uint8_t* data, size_t size) {
   for (const foveal::TensorInfo& t : file.tensors()) {
-    if (t.data < data || t.bytes > size || static_cast<size_t>(t.data - data) > size - t.bytes) __builtin_trap();
+    FUZZ_REQUIRE(t.data >= data && t.bytes <= size && static_cast<size_t>(t.data - data) <= size - t.bytes);
     const auto& traits = foveal::traits_of(t.type);
     const auto row = static_cast<uint64_t>(t.cols() / traits.block_elements * traits.block_bytes);
-    if (t.cols() % traits.block_elements != 0 || row * static_cast<uint64_t>(t.rows()) != t.bytes) __builtin_trap();
-    if (file.find_tensor(t.name) != &t || t.shape().empty()) __builtin_trap();
+    FUZZ_REQUIRE(t.cols() % traits.block_elements == 0 && row * static_cast<uint64_t>(t.rows()) == t.bytes);
+    FUZZ_REQUIRE(file.find_tensor(t.name) == &t && !t.shape().empty());
     allow_errors([&] { file.tensor(t.name, {t.cols(), t.rows()}); });
   }
 }

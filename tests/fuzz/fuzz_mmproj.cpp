@@ -135,12 +135,12 @@ void check_plan(const foveal::ImagePlan& plan) {
   int rows = 0;
   for (const foveal::ImagePiece& piece : plan.pieces) {
     if (piece.n_rows == 0) continue;
-    if (piece.first_row != rows || piece.n_rows < 0) __builtin_trap();
+    FUZZ_REQUIRE(piece.first_row == rows && piece.n_rows > 0);
     rows += piece.n_rows;
   }
-  if (plan.n_rows < 1 || rows != plan.n_rows) __builtin_trap();
-  if (plan.boxes.size() != static_cast<size_t>(plan.n_rows) || plan.scratch_bytes < 0) __builtin_trap();
-  if (plan.grid_rows < 0 || plan.grid_cols < 0 || plan.n_tiles < 1) __builtin_trap();
+  FUZZ_REQUIRE(plan.n_rows >= 1 && rows == plan.n_rows);
+  FUZZ_REQUIRE(plan.boxes.size() == static_cast<size_t>(plan.n_rows) && plan.scratch_bytes >= 0);
+  FUZZ_REQUIRE(plan.grid_rows >= 0 && plan.grid_cols >= 0 && plan.n_tiles >= 1);
 }
 
 void encode(const foveal::VisionEncoder& encoder, const Size& size, const foveal::ImagePlan& plan) {
@@ -149,7 +149,7 @@ void encode(const foveal::VisionEncoder& encoder, const Size& size, const foveal
   if (plan.scratch_bytes > 2 << 20 || int64_t{plan.resized_width} * plan.resized_height > 1 << 14) return;
   const auto tiles = encoder.preprocess({pixels.data(), size.width, size.height, int64_t{3} * size.width}, plan);
   const foveal::Matrix rows = encoder.encode(tiles, plan, nullptr);
-  if (rows.rows() != plan.n_rows || rows.cols() != encoder.row_width()) __builtin_trap();
+  FUZZ_REQUIRE(rows.rows() == plan.n_rows && rows.cols() == encoder.row_width());
 }
 
 // Loads the encoder; for every size the plan and, where that's little work, the whole encoding.

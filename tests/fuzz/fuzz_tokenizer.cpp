@@ -33,10 +33,6 @@ constexpr const char* kTexts[] = {"",
                                   "\xC3\xA9\xE4\xBD\xA0\xE5\xA5\xBD \xF0\x9F\xA6\x8A\xE2\x80\x8D\xF0\x9F\x94\xA5",
                                   "\xFF\xFE\x80 broken \xE2\x82"};
 
-void require(bool condition) {
-  if (!condition) __builtin_trap();
-}
-
 bool is_ascii(std::string_view text) {
   return std::all_of(text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 0x80; });
 }
@@ -44,7 +40,7 @@ bool is_ascii(std::string_view text) {
 // User text: ids in range, no control tokens.
 std::vector<int32_t> encode_user(const Tokenizer& tokenizer, std::string_view text) {
   const std::vector<int32_t> ids = tokenizer.encode(text, false);
-  for (const int32_t id : ids) require(id >= 0 && id < tokenizer.n_vocab() && !tokenizer.is_control(id));
+  for (const int32_t id : ids) FUZZ_REQUIRE(id >= 0 && id < tokenizer.n_vocab() && !tokenizer.is_control(id));
   return ids;
 }
 
@@ -70,7 +66,7 @@ void use_vocabulary(std::span<const uint8_t> bytes) {
       stream(tokenizer, ids);
       stream(tokenizer, tokenizer->encode(text, true));
     } catch (const foveal::Error& error) {
-      require(error.code() == foveal::ErrorCode::invalid_argument);
+      FUZZ_REQUIRE(error.code() == foveal::ErrorCode::invalid_argument);
     }
   }
 }
@@ -102,8 +98,8 @@ const std::vector<std::shared_ptr<const Tokenizer>>& good_tokenizers() {
 void use_text(const Tokenizer& tokenizer, std::string_view text) {
   const auto ids = encode_user(tokenizer, text);
   const std::string back = tokenizer.decode(ids);
-  if (is_ascii(text)) require(back == text);
-  require(tokenizer.decode(encode_user(tokenizer, back)) == back);
+  if (is_ascii(text)) FUZZ_REQUIRE(back == text);
+  FUZZ_REQUIRE(tokenizer.decode(encode_user(tokenizer, back)) == back);
   tokenizer.encode(text, true);
 }
 

@@ -2,7 +2,17 @@
 #pragma once
 
 #include <cstdint>
+#include <cstdio>
 #include <iterator>
+
+// Ends the run as a finding, naming the condition.
+#define FUZZ_REQUIRE(condition)                                                          \
+  do {                                                                                   \
+    if (!(condition)) {                                                                  \
+      std::fprintf(stderr, "%s:%d: doesn't hold: %s\n", __FILE__, __LINE__, #condition); \
+      __builtin_trap();                                                                  \
+    }                                                                                    \
+  } while (0)
 
 namespace fuzz {
 
