@@ -72,7 +72,8 @@ def test_long_prompt_in_a_small_budget(model: foveal.Model) -> None:
     budget = 256
     session = model.session(foveal.KV(budget=budget), n_ctx=8192)
     manual = "\n".join(
-        topics[name] for name in ("typesfunctions", "exceptions", "class", "with", "integers", "strings")
+        topics[name]
+        for name in ("typesfunctions", "exceptions", "class", "with", "integers", "strings", "try", "if", "execmodel")
     )
     text = model.detokenize(model.tokenize(manual, special=False)[:5950])
     question = "\n\nExplain in a few sentences what an exception is."
