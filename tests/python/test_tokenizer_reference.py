@@ -3,17 +3,19 @@
 Vocabularies are trained here. The BPE one may merge across words, so that any difference in splitting changes ids.
 """
 
+import io
+import json
 import random
 import string
 import unicodedata
 
 import pytest
 
+import foveal
+
 tokenizers = pytest.importorskip("tokenizers")
 spm = pytest.importorskip("sentencepiece")
 gguf = pytest.importorskip("gguf")
-
-import foveal  # noqa: E402
 
 N_STRINGS = 5000
 
@@ -223,8 +225,6 @@ def bpe_vocabulary():
         vocab_size=6000, initial_alphabet=byte_level.alphabet(), show_progress=False, max_token_length=16
     )
     trained.train_from_iterator(training_text(), trainer)
-    import json
-
     model = json.loads(trained.to_str())["model"]
     tokens = sorted(model["vocab"], key=model["vocab"].get)
     return tokens, [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in model["merges"]]
@@ -321,8 +321,6 @@ def test_every_code_point_is_normalised_and_classed_as_the_reference(bpe_vocabul
 
 @pytest.mark.parametrize("prefix", [True, False])
 def test_spm_equals_sentencepiece(prefix, tmp_path):
-    import io
-
     model = io.BytesIO()
     runs = ["\n" * n for n in range(2, 6)] + ["▁" * n for n in range(2, 6)]
     spm.SentencePieceTrainer.train(
