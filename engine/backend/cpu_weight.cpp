@@ -113,6 +113,22 @@ void pack_floats(const TensorInfo& t, CpuWeight::Segment& s, ThreadPool& pool) {
   });
 }
 
+// From the sums of 16 inputs of a block: those of 32, and both times the scale.
+void finish_sums(int count, int64_t cols, const float* scales, int64_t t, MatmulScratch& s) {
+  const int32_t* sums16 = s.sums[1].data() + t * cols / 16;
+  int32_t* sums32 = s.sums[0].data() + t * cols / 32;
+  float *scaled16 = s.scaled[1].data() + t * cols / 16, *scaled32 = s.scaled[0].data() + t * cols / 32;
+  for (int64_t g = 0; g < cols / 32; ++g)
+    for (int j = 0; j < count; ++j) {
+      const int32_t a = sums16[2 * g * count + j], b = sums16[(2 * g + 1) * count + j];
+      const float scale = scales[g * count + j];
+      sums32[g * count + j] = a + b;
+      scaled32[g * count + j] = static_cast<float>(a + b) * scale;
+      scaled16[2 * g * count + j] = static_cast<float>(a) * scale;
+      scaled16[(2 * g + 1) * count + j] = static_cast<float>(b) * scale;
+    }
+}
+
 // The activations as both kinds of kernels want them, packed by all threads.
 void pack_activations(ThreadPool& pool, const MatmulKernels& kernels, const CpuWeight& w, ConstMat x,
                       MatmulScratch& s) {
@@ -121,14 +137,19 @@ void pack_activations(ThreadPool& pool, const MatmulKernels& kernels, const CpuW
     if (s.quads.size() < total) {
       s.quads = Buffer<int8_t>(total);
       s.scales = Buffer<float>(total / 32);
-      s.sums = Buffer<int32_t>(total / 16);
+      for (int half = 0; half < 2; ++half) {
+        s.sums[half] = Buffer<int32_t>(total / (half ? 16 : 32));
+        s.scaled[half] = Buffer<float>(total / (half ? 16 : 32));
+      }
     }
     pool.for_each((x.rows + 15) / 16, [&](int64_t i) {
       const int64_t stop = std::min(x.rows, i * 16 + 16);
       for (int64_t t = i * 16; t < stop;) {
         const int count = next_quant_block(stop - t);
-        kernels.quantize(x.row(t), x.stride, count, x.cols, s.quads.data() + t * x.cols,
-                         s.scales.data() + t * x.cols / 32, s.sums.data() + t * x.cols / 16);
+        float* scales = s.scales.data() + t * x.cols / 32;
+        kernels.quantize(x.row(t), x.stride, count, x.cols, s.quads.data() + t * x.cols, scales,
+                         s.sums[1].data() + t * x.cols / 16);
+        finish_sums(count, x.cols, scales, t, s);
         t += count;
       }
     });
@@ -174,8 +195,11 @@ void run_panel(const Job& job, const CpuWeight::Segment& s, int64_t panel, int64
       const QuantPanel w{base, reinterpret_cast<const uint16_t*>(base + s.d_offset),
                          s.affine.mins ? reinterpret_cast<const uint16_t*>(base + s.m_offset) : nullptr,
                          s.affine.offset, cols};
-      const QuantTokens x{job.scratch.quads.data() + t * cols, job.scratch.scales.data() + t * cols / 32,
-                          job.scratch.sums.data() + t * cols / 16, count};
+      const QuantTokens x{job.scratch.quads.data() + t * cols,
+                          job.scratch.scales.data() + t * cols / 32,
+                          {job.scratch.sums[0].data() + t * cols / 32, job.scratch.sums[1].data() + t * cols / 16},
+                          {job.scratch.scaled[0].data() + t * cols / 32, job.scratch.scaled[1].data() + t * cols / 16},
+                          count};
       job.kernels.quant[s.affine.bits == 8][s.affine.sub == 16](w, x, o);
       t += count;
     } else {

@@ -31,7 +31,8 @@ class CpuWeight : public Weight {
 struct MatmulScratch {
   Buffer<int8_t> quads;
   Buffer<float> scales, packed;
-  Buffer<int32_t> sums;
+  Buffer<int32_t> sums[2];  // over 32 | 16 inputs
+  Buffer<float> scaled[2];
 };
 
 const MatmulKernels& matmul_kernels(Isa isa);

@@ -10,7 +10,7 @@
 // Activations: int8 per 32 inputs with a float32 scale (d = amax / 127), cut into blocks of 16, 8, 4, 2, 1 tokens:
 //   quads   [block][k / 4][token][4]  int8        block at byte t0 * cols
 //   scales  [block][k / 32][token]    float32     block at t0 * cols / 32
-//   sums    [block][k / 16][token]    int32       block at t0 * cols / 16
+//   sums    [block][k / 16 | k / 32][token] int32, and the same times the scale as float32: what offsets and mins need
 // Float panel: [k][row], half precision or float32; activations packed [block][k][token] in blocks of 12, 8, 4, 2, 1.
 #pragma once
 
@@ -32,8 +32,9 @@ struct QuantPanel {
 struct QuantTokens {  // one block
   const int8_t* quads;
   const float* scales;
-  const int32_t* sums;
-  int count;  // 16, 8, 4, 2 or 1
+  const int32_t* sums[2];  // over 32 | 16 inputs
+  const float* scaled[2];  // sums * scales
+  int count;               // 16, 8, 4, 2 or 1
 };
 
 struct FloatPanel {
@@ -50,9 +51,9 @@ struct MatmulOut {
 };
 
 struct MatmulKernels {
-  // One block of `count` tokens of x (rows x_stride apart) -> quads, scales, sums.
+  // One block of `count` tokens of x (rows x_stride apart) -> quads, scales and the sums of each 16 inputs.
   void (*quantize)(const float* x, int64_t x_stride, int count, int64_t cols, int8_t* quads, float* scales,
-                   int32_t* sums);
+                   int32_t* sums16);
   // [bits 4 | 8][sub-block 32 | 16]
   void (*quant[2][2])(const QuantPanel&, const QuantTokens&, const MatmulOut&);
   // [F32 | F16]; x packed [k][count]

@@ -62,7 +62,7 @@ template <int Bits, int Sub, int T>
 static inline __attribute__((always_inline)) void quant_half(const QuantPanel& w, const QuantTokens& x,
                                                              const MatmulOut& o, int half) {
   constexpr int kGroup = Bits == 4 ? 256 : 512, kSubs = 32 / Sub, kQuads = Sub / 4;
-  const __m256i nibble = _mm256_set1_epi8(15), offset = _mm256_set1_epi32(-w.offset);
+  const __m256i nibble = _mm256_set1_epi8(15);
   const auto* quads = reinterpret_cast<const int32_t*>(x.quads);
   __m256 acc[T];
   for (int t = 0; t < T; ++t) acc[t] = _mm256_setzero_ps();
@@ -74,9 +74,7 @@ static inline __attribute__((always_inline)) void quant_half(const QuantPanel& w
       const __m256 m = w.m ? half8(w.m + sub * kPanelRows + half * 8) : _mm256_setzero_ps();
       __m256i dots[T];
       for (int t = 0; t < T; ++t) {
-        int32_t sum = x.sums[(sub * (Sub / 16)) * T + t];
-        if (Sub == 32) sum += x.sums[(sub * 2 + 1) * T + t];
-        dots[t] = _mm256_mullo_epi32(offset, _mm256_set1_epi32(sum));
+        dots[t] = _mm256_set1_epi32(x.sums[Sub == 16][sub * T + t] * -w.offset);
       }
       for (int j = 0; j < kQuads; ++j) {
         const int k = s * kQuads + j;  // quad inside the group, 0..7
@@ -90,11 +88,9 @@ static inline __attribute__((always_inline)) void quant_half(const QuantPanel& w
         for (int t = 0; t < T; ++t) dots[t] = dot4<Bits>(dots[t], codes, _mm256_set1_epi32(quads[(g * 8 + k) * T + t]));
       }
       for (int t = 0; t < T; ++t) {
-        int32_t sum = x.sums[(sub * (Sub / 16)) * T + t];
-        if (Sub == 32) sum += x.sums[(sub * 2 + 1) * T + t];
         const float scale = x.scales[g * T + t];
         acc[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots[t]), _mm256_mul_ps(d, _mm256_set1_ps(scale)), acc[t]);
-        if (w.m) acc[t] = _mm256_fnmadd_ps(m, _mm256_set1_ps(static_cast<float>(sum) * scale), acc[t]);
+        if (w.m) acc[t] = _mm256_fnmadd_ps(m, _mm256_set1_ps(x.scaled[Sub == 16][sub * T + t]), acc[t]);
       }
     }
   }
@@ -106,7 +102,6 @@ static inline __attribute__((always_inline)) void quant_half(const QuantPanel& w
   }
 }
 
-// Blocks of more than 4 tokens would spill: 4 at a time would need other strides, so they are walked as they are.
 template <int Bits, int Sub>
 static void quant(const QuantPanel& w, const QuantTokens& x, const MatmulOut& o) {
   for (int half = 0; half * 8 < o.n_rows; ++half) switch (x.count) {

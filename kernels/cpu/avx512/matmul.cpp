@@ -43,7 +43,7 @@ template <int Bits, int Sub, int T>
 static inline __attribute__((always_inline)) void quant_block(const QuantPanel& w, const QuantTokens& x,
                                                               const MatmulOut& o) {
   constexpr int kGroup = Bits == 4 ? 256 : 512, kSubs = 32 / Sub, kQuads = Sub / 4;
-  const __m512i nibble = _mm512_set1_epi8(15), offset = _mm512_set1_epi32(-w.offset);
+  const __m512i nibble = _mm512_set1_epi8(15);
   const auto* quads = reinterpret_cast<const int32_t*>(x.quads);
   __m512 acc[T];
   for (int t = 0; t < T; ++t) acc[t] = _mm512_setzero_ps();
@@ -63,19 +63,22 @@ static inline __attribute__((always_inline)) void quant_block(const QuantPanel& 
       const int64_t sub = g * kSubs + s;
       const __m512 d = half16(w.d + sub * kPanelRows);
       const __m512 m = w.m ? half16(w.m + sub * kPanelRows) : _mm512_setzero_ps();
-      for (int t = 0; t < T; ++t) {
-        int32_t sum = x.sums[(sub * (Sub / 16)) * T + t];
-        if (Sub == 32) sum += x.sums[(sub * 2 + 1) * T + t];
-        const int32_t* quad = quads + (g * 8 + s * kQuads) * T + t;
-        __m512i even = _mm512_mullo_epi32(offset, _mm512_set1_epi32(sum)), odd = _mm512_setzero_si512();
-        for (int j = 0; j < kQuads; j += 2) {
-          even = _mm512_dpbusd_epi32(even, codes[s * kQuads + j], _mm512_set1_epi32(quad[j * T]));
-          odd = _mm512_dpbusd_epi32(odd, codes[s * kQuads + j + 1], _mm512_set1_epi32(quad[(j + 1) * T]));
+      const int32_t* sums = x.sums[Sub == 16] + sub * T;
+      const float* scaled = x.scaled[Sub == 16] + sub * T;
+      constexpr int kChains = T < 4 ? T : 4;  // dot products in flight at a time
+      for (int t0 = 0; t0 < T; t0 += kChains) {
+        const int32_t* quad = quads + (g * 8 + s * kQuads) * T + t0;
+        __m512i dot[kChains];
+        for (int i = 0; i < kChains; ++i) dot[i] = _mm512_set1_epi32(sums[t0 + i] * -w.offset);
+        for (int j = 0; j < kQuads; ++j)
+          for (int i = 0; i < kChains; ++i)
+            dot[i] = _mm512_dpbusd_epi32(dot[i], codes[s * kQuads + j], _mm512_set1_epi32(quad[j * T + i]));
+        for (int i = 0; i < kChains; ++i) {
+          const int t = t0 + i;
+          const __m512 scale = _mm512_mul_ps(d, _mm512_set1_ps(x.scales[g * T + t]));
+          acc[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[i]), scale, acc[t]);
+          if (w.m) acc[t] = _mm512_fnmadd_ps(m, _mm512_set1_ps(scaled[t]), acc[t]);
         }
-        const float scale = x.scales[g * T + t];
-        const __m512 dot = _mm512_cvtepi32_ps(_mm512_add_epi32(even, odd));
-        acc[t] = _mm512_fmadd_ps(dot, _mm512_mul_ps(d, _mm512_set1_ps(scale)), acc[t]);
-        if (w.m) acc[t] = _mm512_fnmadd_ps(m, _mm512_set1_ps(static_cast<float>(sum) * scale), acc[t]);
       }
     }
   }

@@ -48,8 +48,8 @@ static void quant(const QuantPanel& w, const QuantTokens& x, const MatmulOut& o)
         const float scale = x.scales[g * x.count + t];
         for (int s = 0; s < 32 / Sub; ++s) {
           const int64_t sub = g * (32 / Sub) + s;
-          int32_t sum = 0, dot = 0;
-          for (int h = 0; h < Sub / 16; ++h) sum += x.sums[(sub * (Sub / 16) + h) * x.count + t];
+          const int32_t sum = x.sums[Sub == 16][sub * x.count + t];
+          int32_t dot = 0;
           for (int k = s * Sub; k < s * Sub + Sub; ++k)
             dot += code_at<Bits>(codes, row, k) * x.quads[((g * 8 + k / 4) * x.count + t) * 4 + k % 4];
           dot -= w.offset * sum;
@@ -57,7 +57,7 @@ static void quant(const QuantPanel& w, const QuantTokens& x, const MatmulOut& o)
           acc = std::fma(static_cast<float>(dot), d, acc);
           if (w.m) {
             const float m = half_to_float(w.m[sub * kPanelRows + row]);
-            acc = std::fma(-m, static_cast<float>(sum) * scale, acc);
+            acc = std::fma(-m, x.scaled[Sub == 16][sub * x.count + t], acc);
           }
         }
       }
