@@ -79,8 +79,8 @@ void add_fingerprint(Sha256& sha, const Gguf& file) {
   };
   for (const char* key : {"general.architecture", "general.name", "tokenizer.ggml.model", "tokenizer.ggml.pre"})
     if (const std::string* v = file.find_string(key)) add(*v);
-  if (const auto* tokens = file.find_strings("tokenizer.ggml.tokens", 0, UINT64_MAX))
-    for (const std::string& t : *tokens) add(t);
+  if (const auto tokens = file.find_string_views("tokenizer.ggml.tokens", 0, UINT64_MAX))
+    for (const std::string_view t : *tokens) add(t);
   for (const TensorInfo& t : file.tensors()) {
     add(t.name);
     add(cat(static_cast<int>(t.type), t.shape()));

@@ -107,17 +107,17 @@ Bpe::Bpe(const Gguf& file, std::unique_ptr<Vocabulary> vocabulary, const PreToke
 }
 
 void Bpe::load_merges(const Gguf& file) {
-  const auto* lines = file.find_strings("tokenizer.ggml.merges", 0, most_merges);
-  if (lines == nullptr)
+  const auto lines = file.find_string_views("tokenizer.ggml.merges", 0, most_merges);
+  if (!lines)
     fail(ErrorCode::file_format, file.path(), ": key 'tokenizer.ggml.merges' is missing, expected for model 'gpt2'");
   merges_ = PairTable<Merge>(lines->size());
   size_t ignored = 0;
   uint32_t rank = 0;
-  for (const std::string& line : *lines) {
+  for (const std::string_view line : *lines) {
     const uint32_t this_rank = rank++;
     const size_t space = line.find(' ', 1);
-    const auto left = unspell(std::string_view(line).substr(0, std::min(space, line.size())));
-    const auto right = space == line.npos ? std::nullopt : unspell(std::string_view(line).substr(space + 1));
+    const auto left = unspell(line.substr(0, std::min(space, line.size())));
+    const auto right = space == line.npos ? std::nullopt : unspell(line.substr(space + 1));
     const int32_t left_id = left ? by_bytes_->find(*left) : -1, right_id = right ? by_bytes_->find(*right) : -1;
     const int32_t id = left_id < 0 || right_id < 0 ? -1 : by_bytes_->find(*left + *right);
     if (id < 0) {

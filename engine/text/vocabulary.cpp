@@ -137,11 +137,11 @@ std::optional<uint8_t> parse_byte_token(std::string_view text) {
 std::unique_ptr<Vocabulary> Vocabulary::load(const Gguf& file, bool is_spm) {
   auto v = std::make_unique<Vocabulary>();
   v->file = file.path();
-  const auto* tokens = file.find_strings("tokenizer.ggml.tokens", 1, most_tokens);
-  if (tokens == nullptr)
+  const auto tokens = file.find_string_views("tokenizer.ggml.tokens", 1, most_tokens);
+  if (!tokens)
     fail(ErrorCode::file_format, v->file, ": key 'tokenizer.ggml.tokens' is missing: the file holds no vocabulary");
   const uint64_t n = tokens->size();
-  for (const std::string& token : *tokens) v->text.add(token);
+  for (const std::string_view token : *tokens) v->text.add(token);
   v->kind = load_kinds(file, n);
   if (const auto scores = file.find_floats("tokenizer.ggml.scores", n, n)) {
     v->score = *scores;
