@@ -22,7 +22,7 @@ struct Message {
 };
 
 // A piece of the rendered prompt. Pieces of one message carry its index; `content` marks the message's own (user)
-// content, everything else is the template's and may hold control tokens.
+// content (there even when empty), everything else is the template's and may hold control tokens.
 struct PromptPiece {
   enum Kind { text, image } kind = text;
   std::string value;

@@ -32,8 +32,10 @@ class Prompt {
   std::vector<PromptPiece> pieces;
 
   void belongs_to(int message) { message_ = message; }
-  void literal(std::string_view text) { add(text, false); }
-  void own(std::string_view text) { add(text, true); }
+  void literal(std::string_view text) {
+    if (!text.empty()) add(text, false);
+  }
+  void own(std::string_view text) { add(text, true); }  // empty too: a caller may look for where a message ends
   void picture(int index) {
     PromptPiece piece;
     piece.kind = PromptPiece::image;
@@ -45,7 +47,6 @@ class Prompt {
 
  private:
   void add(std::string_view text, bool content) {
-    if (text.empty()) return;
     PromptPiece piece;
     piece.value = text;
     piece.message = message_;

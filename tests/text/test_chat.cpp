@@ -163,13 +163,24 @@ TEST(pieces_tell_whose_they_are) {
         ++images;
         continue;
       }
-      CHECK(!p.value.empty());
-      if (!p.content) continue;
+      if (!p.content) {
+        CHECK(!p.value.empty());
+        continue;
+      }
       CHECK(p.message >= 0 && p.value == evil[static_cast<size_t>(p.message)].content.back().value);
       own += p.value[0];
     }
     CHECK_EQ(own.size(), 4u);  // every message's text once, and marked as its own
     CHECK_EQ(images, 1);
+  }
+}
+
+TEST(an_empty_answer_keeps_its_place) {
+  for (const std::string& name : chat_template_names()) {
+    int found = 0;
+    for (const PromptPiece& p : render_chat(chat_template_from_name(name), {one[0], say("assistant", ""), one[0]}))
+      found += p.content && p.message == 1 && p.value.empty();
+    CHECK_EQ(found, 1);
   }
 }
 
