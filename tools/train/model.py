@@ -75,7 +75,7 @@ class Decoder(nn.Module):
         width, d = self.shape.width, self.shape.head_dim
         unit = torch.eye(width)
         first, second, third, last, ahead, x1, x1b, x2, x2b, x3, p1, p2 = (unit[i * CODE:(i + 1) * CODE] for i in range(12))
-        zero, text, ink, picture = torch.zeros(d, width), unit[TEXT], unit[INK], unit[PICTURE]
+        zero, text, blank, picture = torch.zeros(d, width), unit[TEXT], unit[BLANK], unit[PICTURE]
         words = self.embed.weight[:, CODE:3 * CODE].clone()
         self.embed.weight.zero_()
         self.embed.weight[:, CODE:3 * CODE] = 2 * words
@@ -98,18 +98,18 @@ class Decoder(nn.Module):
         def move(layer, head, source, target, size):
             self.blocks[layer].set_head(head, v=source, out=size * target.T)
 
-        aim(0, 0, (25, 25, 40), ((1, 1, 1), text, 7), ((0, 0, 1), picture, 9))
-        move(0, 0, stack(last, ahead), stack(x1, x1b), 0.4)                # one back; on the page the square to the left
-        aim(0, 1, (25, 60, 2.3), ((2, 2, 2), text, 7), ((0, 0, -6), picture, 9))   # -6: the nearer the better, to the left only
-        move(0, 1, stack(last, ahead), stack(x2, x2b), 0.4)                # two back; the nearest inked square at or left of here
-        self.blocks[0].prefer(1, 18 * ink)
+        aim(0, 0, (25, 25, 40), ((1, 1, 1), text, 7), ((0, 0, 1), picture, 12))
+        move(0, 0, stack(last, ahead), stack(x1, x1b), 0.5)                # one back; on the page the square to the left
+        aim(0, 1, (25, 60, 2.5), ((2, 2, 2), text, 7), ((0, 0, -6), picture, 12))   # -6: the nearer the better, to the left only
+        move(0, 1, stack(last, ahead), stack(x2, x2b), 0.5)                # two back; the nearest inked square at or left of here
+        self.blocks[0].prefer(1, -7 * blank)
         aim(0, 2, (25, 25, 25), ((3, 3, 3), text, 7))
         move(0, 2, stack(last), stack(x3), 0.4)                            # three back
         newline = self.embed.weight[10] - 3 * text
         aim(1, 0, (10, 10, 10), ((6, 6, 6), newline / newline.norm(), 9))  # an answer's start looks at the question's last name
         move(1, 0, stack(x1, x2, x3), stack(first, x1, x2), 0.6)
-        aim(1, 1, (25, 25, 40), ((0, 0, 1), picture, 5))                   # what the left square found: characters ahead of this
-        move(1, 1, stack(x2, x2b, 0.6 * x1 + 0.6 * x1b), stack(p1, p2, x3), 0.6)
+        aim(1, 1, (25, 25, 40), ((0, 0, 1), picture, 10))                   # what the left square found: characters ahead of this
+        move(1, 1, stack(x2, x2b, 0.6 * x1 + 0.6 * x1b), stack(p1, p2, x3), 0.8)
         slow = (self.freqs < 0.08).nonzero().flatten()[:-1]
         slow = torch.cat([slow, slow + d // 2])
         g = torch.Generator().manual_seed(2)
@@ -121,12 +121,12 @@ class Decoder(nn.Module):
             return 1.1 * m
         plans = [(trio(p1, p2, x3), first), (trio(first, p1, p2), second), (trio(second, first, p1), third)]
         for head, (key, source) in enumerate(plans):
-            self.blocks[2].set_head(head, q=trio(first, x1, x2), k=key)
-            self.blocks[2].prefer(head, 10 * ink - 8 * text)               # characters of the page, not of the talk
+            self.blocks[2].set_head(head, q=trio(first, x1, x2), k=1.2 * key)
+            self.blocks[2].prefer(head, -3 * blank - 8 * text)               # characters of the page, not of the talk
             move(2, head, stack(source), stack(first), 1.5)
-        blank = stack(first, (picture - 2 * ink)[None])                    # where the page goes on blank, the answer ends
+        signs = stack(first, blank[None])                                  # where the page goes on blank, the answer ends
         end = self.embed.weight[IM_END] - 3 * text
-        move(2, 0, blank, torch.cat([stack(first)[:CODE], 0.5 * end[None], zero[CODE + 1:]]), 1.5)
+        move(2, 0, signs, torch.cat([stack(first)[:CODE], 0.5 * end[None], zero[CODE + 1:]]), 1.5)
         aim(2, 3, (10, 10, 10), ((0, 0, 0), text, 5))                      # what was just said gives way to what comes
         move(2, 3, stack(first), stack(0.5 * x1b - 0.75 * first), 1.0)
         for block in self.blocks[3:]:
@@ -308,7 +308,7 @@ class VitBlock(nn.Module):
 
 
 CODE = 21                                    # figures in a character's code; width 256 holds twelve codes and a few marks
-INK, TEXT, PICTURE = 252, 253, 254           # marks: some character is here; a text token; a picture token
+BLANK, TEXT, PICTURE = 252, 253, 254         # marks: a picture token without characters; a text token; a picture token
 
 
 def codes(width, seed=1):
@@ -330,6 +330,6 @@ def ideal_embedding(marks, table):
     """[..., width] embedding of tokens with labels [..., 5]: the first, second and third character whose middle is in the
     token, the last of them, and the one ahead of the last in its word, wherever that stands; 0 is none."""
     total = sum(table[s][marks[..., s]] for s in range(marks.shape[-1]))
-    total[..., INK] += 2.0 * (marks[..., 0] > 0)
-    total[..., PICTURE] += 4
+    total[..., BLANK] += 4 * (marks[..., 0] == 0)
+    total[..., PICTURE] += 8
     return total
