@@ -2,6 +2,8 @@
 #include "engine/text/spm.h"
 
 #include <algorithm>
+#include <limits>
+#include <numeric>
 #include <unordered_map>
 
 #include "engine/text/unicode.h"
@@ -9,6 +11,18 @@
 
 namespace foveal {
 namespace {
+
+constexpr uint32_t no_rank = std::numeric_limits<uint32_t>::max();
+
+// For each score, how many of the others are higher.
+std::vector<uint32_t> ranks(const std::vector<float>& scores) {
+  std::vector<uint32_t> order(scores.size()), rank(scores.size());
+  std::iota(order.begin(), order.end(), 0u);
+  std::sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) { return scores[a] > scores[b]; });
+  for (uint32_t i = 0; i < order.size(); ++i)
+    rank[order[i]] = i > 0 && scores[order[i]] == scores[order[i - 1]] ? rank[order[i - 1]] : i;
+  return rank;
+}
 
 class Spm final : public Tokenizer {
  public:
@@ -20,20 +34,15 @@ class Spm final : public Tokenizer {
 
  private:
   struct Symbol {
-    std::string_view text;  // empty: merged into the one before
-    int32_t previous, next;
-  };
-  struct Candidate {
-    float score;
-    int32_t left, right;
-    size_t bytes;  // of the merged text: tells whether the pair is still as it was
-    bool operator<(const Candidate& o) const { return score != o.score ? score < o.score : left > o.left; }
+    std::string_view text;
+    int32_t previous, next;  // -1: none
+    uint32_t rank;           // of merging with the next one; no_rank: no token, or merged away
   };
   // An unused token may be merged on the way but is taken apart again at the end: into what it was made of.
   using Parts = std::unordered_map<std::string_view, std::pair<std::string_view, std::string_view>>;
   struct Scratch {
     std::vector<Symbol> symbols;
-    std::vector<Candidate> heap;
+    std::vector<uint64_t> heap;  // rank << 32 | position, least first
     Parts parts;
   };
   bool starts_word(std::string_view text, size_t at) const;
@@ -41,6 +50,7 @@ class Spm final : public Tokenizer {
   void emit(std::string_view text, const Parts& parts, std::vector<int32_t>& out) const;
 
   std::unique_ptr<StringTable> mergeable_;  // tokens that ordinary text may become
+  std::vector<uint32_t> rank_;              // per token: how many scores are higher; equal for equal scores
   size_t longest_ = 0;                      // bytes of the longest of them
   bool words_apart_ = true;                 // no token holds a space after another character: words never merge
   bool prefix_after_token_ = true;
@@ -56,6 +66,7 @@ Spm::Spm(const Gguf& file, std::unique_ptr<Vocabulary> vocabulary) : Tokenizer(s
   // Mistral's tokenizers since v3 have [INST] as a control token, and add the prefix only at the beginning.
   const auto inst = v.find("[INST]");
   prefix_after_token_ = !inst || v.kind_of(*inst) != TokenKind::control;
+  rank_ = ranks(v.score);
   mergeable_ = std::make_unique<StringTable>(v.text);
   for (int32_t id = 0; id < v.size(); ++id) {
     const TokenKind kind = v.kind_of(id);
@@ -116,14 +127,18 @@ void Spm::merge(std::string_view text, Scratch& scratch, std::vector<int32_t>& o
   auto& symbols = scratch.symbols;
   auto& heap = scratch.heap;
   const auto at = [&](int32_t i) -> Symbol& { return symbols[static_cast<size_t>(i)]; };
-  const auto queue = [&](int32_t left, int32_t right) {
-    if (left < 0 || right < 0) return;
-    const std::string_view joined(at(left).text.data(), at(left).text.size() + at(right).text.size());
+  const auto queue = [&](int32_t i) {  // the pair of i and its next
+    Symbol& left = at(i);
+    left.rank = no_rank;
+    if (left.next < 0) return;
+    const std::string_view right = at(left.next).text;
+    const std::string_view joined(left.text.data(), left.text.size() + right.size());
     const int32_t id = joined.size() > longest_ ? -1 : mergeable_->find(joined);
     if (id < 0) return;
-    heap.push_back({vocabulary_->score[static_cast<size_t>(id)], left, right, joined.size()});
-    std::push_heap(heap.begin(), heap.end());
-    if (vocabulary_->kind_of(id) == TokenKind::unused) scratch.parts[joined] = {at(left).text, at(right).text};
+    left.rank = rank_[static_cast<size_t>(id)];
+    heap.push_back(uint64_t{left.rank} << 32 | static_cast<uint32_t>(i));
+    std::push_heap(heap.begin(), heap.end(), std::greater<>());
+    if (vocabulary_->kind_of(id) == TokenKind::unused) scratch.parts[joined] = {left.text, right};
   };
   symbols.clear();
   heap.clear();
@@ -132,23 +147,24 @@ void Spm::merge(std::string_view text, Scratch& scratch, std::vector<int32_t>& o
   for (const char* p = text.data(); p < end;) {
     const uint32_t bytes = decode_char(p, end).bytes;
     const auto i = static_cast<int32_t>(symbols.size());
-    symbols.push_back({{p, bytes}, i - 1, p + bytes < end ? i + 1 : -1});
+    symbols.push_back({{p, bytes}, i - 1, p + bytes < end ? i + 1 : -1, no_rank});
     p += bytes;
   }
-  for (int32_t i = 0; at(i).next >= 0; i = at(i).next) queue(i, at(i).next);
+  for (int32_t i = 0; at(i).next >= 0; ++i) queue(i);
   while (!heap.empty()) {
-    std::pop_heap(heap.begin(), heap.end());
-    const Candidate best = heap.back();
+    std::pop_heap(heap.begin(), heap.end(), std::greater<>());
+    const auto rank = static_cast<uint32_t>(heap.back() >> 32);
+    const auto i = static_cast<int32_t>(static_cast<uint32_t>(heap.back()));
     heap.pop_back();
-    Symbol& left = at(best.left);
-    Symbol& right = at(best.right);
-    if (left.text.empty() || right.text.empty() || left.text.size() + right.text.size() != best.bytes) continue;
-    left.text = {left.text.data(), best.bytes};
+    Symbol& left = at(i);
+    if (left.rank != rank) continue;  // the pair is gone
+    Symbol& right = at(left.next);
+    left.text = {left.text.data(), left.text.size() + right.text.size()};
     left.next = right.next;
-    if (right.next >= 0) at(right.next).previous = best.left;
-    right.text = {};
-    queue(left.previous, best.left);
-    queue(best.left, left.next);
+    right.rank = no_rank;
+    if (left.next >= 0) at(left.next).previous = i;
+    queue(i);
+    if (left.previous >= 0) queue(left.previous);
   }
   for (int32_t i = 0; i >= 0; i = at(i).next) emit(at(i).text, scratch.parts, out);
 }
