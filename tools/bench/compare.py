@@ -76,7 +76,10 @@ def main() -> None:
     parser.add_argument("--threads", default="2")
     parser.add_argument("--markdown", type=Path)
     args = parser.parse_args()
-    out = ["| model | test | engine | tokens/s, median (spread) | llama.cpp | ratio |", "| --- | --- | --- | --- | --- | ---: |"]
+    out = [
+        "| model | test | engine | tokens/s, median (spread) | llama.cpp | ratio |",
+        "| --- | --- | --- | --- | --- | ---: |",
+    ]
     for model in args.models:
         speeds: Speeds = {}
         for _ in range(args.rounds):
