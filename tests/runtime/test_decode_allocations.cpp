@@ -31,10 +31,10 @@ size_t bytes_in_use() {
   return books.uordblks + books.hblkhd;
 }
 
-void steps_allocate_nothing(const std::string& family, const KvOptions& kv, int steps) {
+void steps_allocate_nothing(const std::string& file, const KvOptions& kv, int steps) {
   ModelOptions options;
   options.threads = 2;
-  const auto model = Model::load(std::string(FOVEAL_TEST_DATA "/") + family + "/model-f16.gguf", options);
+  const auto model = Model::load(std::string(FOVEAL_TEST_DATA "/") + file, options);
   const auto session = model->session(kv, 512);
   std::vector<int32_t> prompt(40);
   for (size_t i = 0; i < prompt.size(); ++i) prompt[i] = static_cast<int32_t>(i * 7 % 300);
@@ -51,11 +51,12 @@ void steps_allocate_nothing(const std::string& family, const KvOptions& kv, int 
 }  // namespace
 
 TEST(with_the_full_cache) {
-  for (const char* family : {"text_llama", "qwen2vl", "text_gemma3_text"}) steps_allocate_nothing(family, {}, 20);
+  for (const char* file : {"text_llama/model-q8_0.gguf", "qwen2vl/model-q4_k.gguf", "text_gemma3_text/model-f16.gguf"})
+    steps_allocate_nothing(file, {}, 20);
 }
 
 TEST(between_evictions) {
   KvOptions kv;
   kv.budget = {Budget::rows, 48};
-  steps_allocate_nothing("text_llama", kv, kv.slack - 1);
+  steps_allocate_nothing("text_llama/model-f16.gguf", kv, kv.slack - 1);
 }
