@@ -206,6 +206,13 @@ FileDescription describe_file(const std::string& path);
 
 std::shared_ptr<const Tokenizer> load_tokenizer(const std::string& path);
 
+// Rows of float32 [rows, cols] as a tensor type's blocks, row after row, and back. Types by their names in ggml; written
+// are F32, F16, Q4_0, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K, read is every type that models may have. Errors:
+// invalid_argument (unknown type, cols no multiple of the type's block, a size that doesn't fit, a value that is no
+// number or above 65504, the largest in half precision).
+std::vector<uint8_t> quantize_rows(const std::string& type, std::span<const float> x, int64_t cols);
+std::vector<float> dequantize_rows(const std::string& type, std::span<const uint8_t> blocks, int64_t cols);
+
 struct EvictQuery {                        // foveal.evict.select
   const float *k = nullptr, *v = nullptr;  // [n_head_kv][n][head_dim]
   const float* q = nullptr;                // [n_head][window][head_dim]

@@ -29,6 +29,7 @@ void bind_tokenizer(nb::module_& m);
 void bind_model(nb::module_& m);
 void bind_session(nb::module_& m);
 void bind_evict(nb::module_& m);
+void bind_quantize(nb::module_& m);
 
 // Pixels uint8 [height, width, 3]; the caller has copied them, so no other thread changes them during a call.
 using Pixels = nb::ndarray<const uint8_t, nb::shape<-1, -1, 3>, nb::c_contig, nb::device::cpu>;

@@ -12,4 +12,5 @@ NB_MODULE(_foveal, m) {
   foveal::python::bind_model(m);
   foveal::python::bind_session(m);
   foveal::python::bind_evict(m);
+  foveal::python::bind_quantize(m);
 }

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 RUN, CHAT, INFO, BENCH = "run", "chat", "info", "bench"
+CONVERT, QUANTIZE = "convert", "quantize"
 TALK, MODEL = (RUN, CHAT), (RUN, CHAT, BENCH)
 
 COMMANDS = {
@@ -16,6 +17,15 @@ COMMANDS = {
     CHAT: "talk; /help lists what can be typed",
     INFO: "print metadata, tensors and sizes of a GGUF file",
     BENCH: "measure prefill and decode",
+    CONVERT: "make GGUF files from a Hugging Face folder",
+    QUANTIZE: "make a smaller file: Q8_0, Q6_K, Q5_K_M, Q5_K, Q4_K_M, Q4_K, Q4_0, F16",
+}
+
+# Arguments without a flag: name, how it is shown, how many.
+POSITIONAL: dict[str, tuple[tuple[str, str, str | None], ...]] = {
+    INFO: (("path", "FILE", "?"),),
+    CONVERT: (("folder", "HF_FOLDER", None),),
+    QUANTIZE: (("source", "IN.gguf", None), ("target", "OUT.gguf", None), ("type", "TYPE", None)),
 }
 
 
@@ -116,6 +126,10 @@ FLAGS = (
     Flag(("-d", "--n-depth"), (BENCH,), "rows in the context before", integers, [0], "N,..."),
     Flag(("-r", "--repetitions"), (BENCH,), "how often", integer(1), 5),
     Flag(("-o", "--output"), (BENCH,), "form of the table", default="md", choices=("md", "json")),
+    Flag(("-o", "--outfile"), (CONVERT,), "the text model to write", metavar="OUT.gguf"),
+    Flag(("--mmproj",), (CONVERT,), "the picture encoder to write", metavar="OUT.gguf"),
+    Flag(("--outtype",), (CONVERT,), "type of the matrices", default="f16", choices=("f16", "bf16", "f32")),
+    Flag(("-t", "--threads"), (QUANTIZE,), "threads; without it as many as the machine has", integer(1, 1024)),
 )
 
 
@@ -139,8 +153,8 @@ class Parser(argparse.ArgumentParser):
 
 def parser_for(command: str) -> Parser:
     parser = Parser(prog=f"foveal {command}", description=COMMANDS[command], allow_abbrev=False)
-    if command == INFO:
-        parser.add_argument("path", nargs="?", metavar="FILE")
+    for dest, shown, count in POSITIONAL.get(command, ()):
+        parser.add_argument(dest, nargs=count, metavar=shown)
     for flag in FLAGS:
         if command not in flag.commands:
             continue
@@ -165,7 +179,7 @@ def parse(argv: list[str]) -> tuple[str, argparse.Namespace]:
     if not argv or argv[0] in ("-h", "--help", "help"):
         print("usage: foveal COMMAND [flags]\n")
         for name, text in COMMANDS.items():
-            print(f"  {name:8}{text}")
+            print(f"  {name:10}{text}")
         print("\n`foveal COMMAND --help` lists the flags of a command.")
         raise SystemExit(0)
     if argv[0] in ("--version", "version"):

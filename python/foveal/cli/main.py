@@ -11,10 +11,19 @@ from ..errors import Error
 from . import flags
 from .bench import bench
 from .chat import chat
+from .convert import convert
 from .info import info
+from .quantize import quantize
 from .run import run
 
-COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {"run": run, "chat": chat, "info": info, "bench": bench}
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "run": run,
+    "chat": chat,
+    "info": info,
+    "bench": bench,
+    "convert": convert,
+    "quantize": quantize,
+}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -46,6 +46,22 @@ class ProgressLine:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
+class Steps:
+    """Called with each step of a long call: shown on standard error when that is a terminal, erased at the end."""
+
+    def __enter__(self) -> "Steps":
+        self._shown = sys.stderr.isatty()
+        return self
+
+    def __call__(self, what: str, share: float) -> None:
+        if self._shown:
+            print(f"\r\033[K{100 * share:3.0f} % {what}", end="", file=sys.stderr, flush=True)
+
+    def __exit__(self, *_: object) -> None:
+        if self._shown:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
 def load_model(o: argparse.Namespace) -> tuple[Model, Progress]:
     if not o.model:
         raise ArgumentError("-m FILE is missing")
