@@ -11,6 +11,7 @@ HEAD = tk.encode("<|im_start|>user\n<|vision_start|>")
 TAIL = [tk.VISION_END]
 SLOTS = 3
 QUOTE = ord('"')
+ALNUM = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 
 
 def question_ids(question, answer):
@@ -99,7 +100,8 @@ def dense_page(rng, cols, rows):
             elif kind < 0.8:
                 text = pages.words.value(rng, "train", 9)
             else:
-                text = "".join(rng.choice(pages.CHARS) for _ in range(rng.randint(1, 6)))
+                some = pages.CHARS if rng.random() < 0.3 else ALNUM
+                text = "".join(rng.choice(some) for _ in range(rng.randint(1, 6)))
             run = style.run(text, x, y, size=size)
             if rng.random() < 0.15:
                 pad = rng.uniform(1, 7)

@@ -4,6 +4,7 @@ Runs the stages that are not done yet (DIR/done.json says which), each for its s
 measures. Interrupted, it goes on with the stage it was in, from that stage's last checkpoint.
 """
 import argparse
+import importlib.util
 import json
 import subprocess
 import sys
@@ -43,7 +44,10 @@ def main():
             "--workers", args.workers, "--seed", args.seed, *plain, *(large if args.device == "cuda" else []))
         done[name] = {"minutes": round((time.time() - start) / 60, 1), "device": args.device}
         record.write_text(json.dumps(done, indent=1))
-    run("export.py", args.out / "joint.pt", args.out)
+    if importlib.util.find_spec("gguf"):
+        run("export.py", args.out / "joint.pt", args.out)
+    else:
+        print("no package gguf here: run export.py where there is one")
     run("evaluate.py", args.out / "joint.pt", "--count", args.count, "--device", args.device)
 
 

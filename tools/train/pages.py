@@ -4,6 +4,7 @@ A page is laid out first (which text stands where, in pixels) and drawn only if 
 decoder on the layout alone needs no picture. TOKEN is the side, in pixels, of the square that one image token covers.
 """
 import functools
+import importlib.util
 import os
 import random
 from dataclasses import dataclass, field
@@ -17,16 +18,19 @@ SIZES = [(20, 20), (24, 18), (18, 24), (22, 20)]          # (columns, rows) in t
 KINDS = ["form", "place", "text", "ground", "chart", "chat"]
 CHARS = [chr(c) for c in range(33, 127)]
 FONT_DIRS = ["/usr/share/fonts/truetype/dejavu", "/usr/share/fonts/dejavu", "/usr/share/fonts/dejavu-sans-fonts"]
-FONT_FILES = ["DejaVuSans.ttf", "DejaVuSans-Bold.ttf", "DejaVuSerif.ttf", "DejaVuSerif-Bold.ttf", "DejaVuSansMono.ttf",
-              "DejaVuSansCondensed.ttf", "DejaVuSans-Oblique.ttf", "DejaVuSansCondensed-Bold.ttf"]
+FONT_FILES = ["DejaVuSans.ttf", "DejaVuSans-Bold.ttf", "DejaVuSerif.ttf", "DejaVuSansMono.ttf"]
 PLACES = ["top left", "top", "top right", "left", "center", "right", "bottom left", "bottom", "bottom right"]
 
 
 @functools.cache
 def font_paths():
     """The DejaVu fonts of this machine; [None], Pillow's built-in font, where there are none."""
-    found = [os.path.join(d, f) for d in FONT_DIRS for f in FONT_FILES if os.path.exists(os.path.join(d, f))]
-    return found + [None] if found else [None]
+    plots = importlib.util.find_spec("matplotlib")                         # ships the same fonts
+    dirs = FONT_DIRS + ([os.path.join(os.path.dirname(plots.origin), "mpl-data", "fonts", "ttf")] if plots else [])
+    for d in dirs:
+        if all(os.path.exists(os.path.join(d, f)) for f in FONT_FILES):
+            return [os.path.join(d, f) for f in FONT_FILES]
+    return [None]
 
 
 @functools.cache
@@ -89,8 +93,8 @@ class Page:
 
 
 def ink_and_paper(rng):
-    """A readable pair of colours: dark on light four times in five, else light on dark."""
-    if rng.random() < 0.8:
+    """A readable pair of colours: dark on light nine times in ten, else light on dark."""
+    if rng.random() < 0.9:
         low, high = [rng.randint(0, 90) for _ in range(3)], [rng.randint(215, 255) for _ in range(3)]
         return tuple(low), tuple(high) if rng.random() < 0.7 else (255, 255, 255)
     return tuple(rng.randint(220, 255) for _ in range(3)), tuple(rng.randint(0, 80) for _ in range(3))

@@ -43,7 +43,7 @@ class Trainer:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.params, 1.0)
         self.step += 1
-        factor = min(1.0, self.step / 50) * min(1.0, max(0.02, (1 - self.spent()) / 0.4))
+        factor = min(1.0, self.step / 10) * min(1.0, max(0.02, (1 - self.spent()) / 0.4))
         for o in self.optimizers:
             for g in o.param_groups:
                 g["lr"] = self.args.rate * factor
@@ -286,6 +286,7 @@ def main():
     args.out.mkdir(parents=True, exist_ok=True)
     if args.threads:
         torch.set_num_threads(args.threads)
+    torch.set_float32_matmul_precision("high")
     if args.seed:
         torch.manual_seed(args.seed)
     {"encoder": train_encoder, "decoder": train_decoder, "joint": train_joint}[args.stage](args, torch.device(args.device))
