@@ -14,11 +14,15 @@ static_assert(static_cast<int>(KvType::F32) == static_cast<int>(RowType::F32) &&
 
 namespace {
 
-int64_t row_bytes(KvType type, int64_t head_dim) {
+// Called before any worker starts: a worker can't throw.
+void check_type(KvType type, int64_t head_dim) {
   if ((type == KvType::Q8_0 || type == KvType::Q4_0) && head_dim % 32 != 0) {
     fail(ErrorCode::invalid_argument, "KV type ", type == KvType::Q8_0 ? "q8_0" : "q4_0", " needs a head size that is ",
          "a multiple of 32; found ", head_dim);
   }
+}
+
+int64_t row_bytes(KvType type, int64_t head_dim) {
   return row_type_bytes(static_cast<RowType>(type), head_dim);
 }
 
@@ -123,6 +127,7 @@ void CpuBackend::attend_full(Mat out, ConstMat q, ConstMat k, ConstMat v, int n_
 
 void CpuBackend::attend_ragged(Mat out, ConstMat q, std::span<const KvHead> heads, KvType type, int64_t head_dim,
                                const AttendParams& p) {
+  check_type(type, head_dim);
   std::lock_guard lock(busy_);
   const auto n_kv = static_cast<int64_t>(heads.size());
   const int64_t group = q.cols / head_dim / n_kv, bytes = row_bytes(type, head_dim);
@@ -162,6 +167,7 @@ void CpuBackend::attend_ragged(Mat out, ConstMat q, std::span<const KvHead> head
 }
 
 void CpuBackend::append_kv(std::span<const KvHead> heads, KvType type, ConstMat k, ConstMat v, int64_t head_dim) {
+  check_type(type, head_dim);
   const int64_t bytes = row_bytes(type, head_dim);
   for_rows(k.rows, 2 * k.cols, [&](int64_t t) {
     for (size_t ih = 0; ih < heads.size(); ++ih) {
@@ -175,6 +181,8 @@ void CpuBackend::append_kv(std::span<const KvHead> heads, KvType type, ConstMat 
 // In place, slot j is written after every slot below it was read: slots ascend, so slots[j] >= j.
 void CpuBackend::gather_slots(KvHead dst, KvType dst_type, KvHead src, KvType src_type, std::span<const int32_t> slots,
                               int64_t head_dim) {
+  check_type(dst_type, head_dim);
+  check_type(src_type, head_dim);
   const int64_t to_bytes = row_bytes(dst_type, head_dim), from_bytes = row_bytes(src_type, head_dim);
   const auto n = static_cast<int64_t>(slots.size());
   if (dst_type == src_type) {
@@ -198,6 +206,7 @@ void CpuBackend::gather_slots(KvHead dst, KvType dst_type, KvHead src, KvType sr
 
 void CpuBackend::window_attention(Mat probs, ConstMat q, KvHead head, KvType type, std::span<const int64_t> visible,
                                   float scale, float softcap) {
+  check_type(type, q.cols);
   std::lock_guard lock(busy_);
   const int64_t n = head.len, head_dim = q.cols, pieces = (n + measure_rows - 1) / measure_rows;
   const bool parallel = q.rows * n >= piece_elements / 16;
@@ -214,6 +223,7 @@ void CpuBackend::window_attention(Mat probs, ConstMat q, KvHead head, KvType typ
 }
 
 void CpuBackend::key_cosine(float* cosine, double* mean_norm2, KvHead head, KvType type, int64_t head_dim) {
+  check_type(type, head_dim);
   std::lock_guard lock(busy_);
   const int64_t n = head.len, pieces = (n + measure_rows - 1) / measure_rows;
   const bool parallel = n * head_dim >= piece_elements;
@@ -239,6 +249,7 @@ void CpuBackend::key_cosine(float* cosine, double* mean_norm2, KvHead head, KvTy
 }
 
 void CpuBackend::row_norm(float* norms, const void* rows, KvType type, int64_t n, int64_t head_dim) {
+  check_type(type, head_dim);
   std::lock_guard lock(busy_);
   const bool parallel = n * head_dim >= piece_elements;
   for_items((n + measure_rows - 1) / measure_rows, measure_rows * head_dim, parallel, [&](int64_t item, float* room) {

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "engine/core/error.h"
 #include "kernels/cpu/ops.h"
 #include "tests/backend/reference.h"
 #include "tests/check.h"
@@ -156,9 +157,6 @@ TEST(append_and_compact) {
           }
         }
       }
-      std::vector<float> odd(48);
-      CHECK_THROWS(std::exception, "multiple of 32; found 48",
-                   b->row_norm(odd.data(), odd.data(), KvType::Q8_0, 1, 48));
     }
   }
 }
@@ -261,4 +259,27 @@ TEST(window_attention) {
       }
     }
   }
+}
+
+// Refused on the caller's thread, however many rows there are to share out.
+TEST(block_types_need_whole_blocks) {
+  const auto b = make_cpu_backend(3, "");
+  const int64_t n = 4096, head_dim = 48;
+  std::vector<float> rows(static_cast<size_t>(n * head_dim)), out(rows.size());
+  const KvHead head{rows.data(), rows.data(), n};
+  const std::vector<int64_t> visible = {n};
+  const std::vector<int32_t> slots = {0};
+  double norm2;
+  const Mat one(out.data(), 1, head_dim), wide(out.data(), 1, n), q(rows.data(), 1, head_dim);
+  for (KvType type : {KvType::Q8_0, KvType::Q4_0}) {
+    CHECK_THROWS(Error, "multiple of 32; found 48", b->row_norm(out.data(), rows.data(), type, n, head_dim));
+    CHECK_THROWS(Error, "multiple of 32; found 48", b->key_cosine(out.data(), &norm2, head, type, head_dim));
+    CHECK_THROWS(Error, "multiple of 32; found 48", b->window_attention(wide, q, head, type, visible, 1, 0));
+    CHECK_THROWS(Error, "multiple of 32; found 48", b->attend_ragged(one, q, {&head, 1}, type, head_dim, {1, 0}));
+    CHECK_THROWS(Error, "multiple of 32; found 48", b->append_kv({&head, 1}, type, one, one, head_dim));
+    CHECK_THROWS(Error, "multiple of 32; found 48", b->gather_slots(head, KvType::F32, head, type, slots, head_dim));
+    CHECK_THROWS(Error, "multiple of 32; found 48", b->gather_slots(head, type, head, KvType::F32, slots, head_dim));
+  }
+  b->row_norm(out.data(), rows.data(), KvType::F32, n, head_dim);  // and the backend still works
+  CHECK_EQ(out[0], 0.0f);
 }
