@@ -119,5 +119,5 @@ def dense_page(rng, cols, rows):
 
 def dense_batch(rng, cols, rows, n):
     """(pixels, symbols) of n dense pages."""
-    made = [dense_page(rng, cols, rows) for _ in range(n)]
+    made = [pages.settle(dense_page(rng, cols, rows)) for _ in range(n)]
     return to_pixels([pages.draw(p) for p in made]), torch.stack([symbols_of(p) for p in made])

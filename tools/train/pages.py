@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 import words
 
-TOKEN = 16
+TOKEN, CLEAR = 16, 2                                      # CLEAR: no character's middle is that near a token's edge
 SIZES = [(20, 20), (24, 18), (18, 24), (22, 20)]          # (columns, rows) in tokens: 400 to 440 tokens
 KINDS = ["form", "place", "text", "ground", "chart", "chat"]
 CHARS = [chr(c) for c in range(33, 127)]
@@ -47,6 +47,12 @@ def advances(index):
     return {c: big.getlength(c) / 200 for c in [" ", *CHARS]}
 
 
+def inward(v):
+    """A coordinate moved off the edges between tokens."""
+    inside = v % TOKEN
+    return v - inside + min(max(inside, CLEAR), TOKEN - CLEAR)
+
+
 @dataclass
 class Run:
     """One line of text; x is its left edge and y its middle, in pixels."""
@@ -61,6 +67,14 @@ class Run:
     def width(self):
         adv = advances(self.font)
         return sum(adv[c] for c in self.text) * self.size
+
+    def characters(self):
+        """(character, left edge, width) of each, moved by up to CLEAR pixels so that it is plain which token its middle is in."""
+        adv, x = advances(self.font), self.x
+        for c in self.text:
+            w = adv[c] * self.size
+            yield c, x + inward(x + w / 2) - (x + w / 2), w
+            x += w
 
     @property
     def box(self):
@@ -87,6 +101,8 @@ class Page:
         return self.rows * TOKEN
 
     def ask(self, question, answer, *runs, kind=None):
+        for r in runs:
+            r.y = inward(r.y)
         boxes = [r.box for r in runs] or [(0, 0, self.width, self.height)]
         box = (min(b[0] for b in boxes), min(b[1] for b in boxes), max(b[2] for b in boxes), max(b[3] for b in boxes))
         self.qa.append((kind or self.kind, question, answer, box))
@@ -117,7 +133,7 @@ def line_height(rng, size):
 
 def where(page, rng, run, name="text"):
     """The grounding question: the point as two figures of 00 to 99, hundredths of the width and of the height."""
-    x, y = (run.box[0] + run.box[2]) / 2, run.y
+    x, y = (run.box[0] + run.box[2]) / 2, inward(run.y)
     answer = f"{min(99, int(100 * x / page.width)):02d},{min(99, int(100 * y / page.height)):02d}"
     page.ask(f"Where is the {name} \"{run.text}\"?", answer, run, kind="ground")
 
@@ -287,12 +303,19 @@ LAYOUTS = {"form": form, "place": place, "text": text, "ground": window, "chart"
 NAMES = {"form": "a form", "place": "words at places", "text": "a text", "ground": "a window", "chart": "a chart"}
 
 
+def settle(page):
+    """Moves lines of text off the edges between tokens."""
+    for run in page.runs:
+        run.y = inward(run.y)
+    return page
+
+
 def make_page(kind, rng, split, cols, rows):
     """A laid-out page of a kind, with at least one question."""
     for _ in range(50):
         page = LAYOUTS[kind](rng, split, cols, rows)
         if page.qa:
-            return page
+            return settle(page)
     raise ValueError(f"no {kind} page fits {cols} x {rows} tokens")
 
 
@@ -319,11 +342,10 @@ def draw(page):
         else:
             pen.rectangle(xy, fill=fill, outline=outline)
     for run in page.runs:
-        adv, x, f = advances(run.font), run.x, font(run.font, run.size)
-        for c in run.text:
+        f = font(run.font, run.size)
+        for c, x, _ in run.characters():
             if c != " ":
                 pen.text((x, run.y), c, run.color, f, anchor="lm")
-            x += adv[c] * run.size
     return image
 
 
@@ -332,16 +354,14 @@ def slots(page, depth=3):
     its word or 0), left to right, up to `depth` of them. A colon that ends a run is taken for blank: it belongs to no word."""
     table = [[] for _ in range(page.rows * page.cols)]
     for run in page.runs:
-        adv, x, row, before = advances(run.font), run.x, int(run.y // TOKEN), 0
-        for c in run.text.removesuffix(":"):
-            w = adv[c] * run.size
+        row, before, length = int(run.y // TOKEN), 0, len(run.text.removesuffix(":"))
+        for c, x, w in list(run.characters())[:length]:
             col = int((x + w / 2) // TOKEN)
             if c != " " and 0 <= row < page.rows and 0 <= col < page.cols:
                 cell = table[row * page.cols + col]
                 if len(cell) < depth:
                     cell.append((ord(c), before))
             before = 0 if c == " " else ord(c)
-            x += w
     return table
 
 
