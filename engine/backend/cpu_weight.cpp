@@ -2,8 +2,13 @@
 #include "engine/backend/cpu_weight.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstring>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 #include "kernels/cpu/scalar/half.h"
 
@@ -14,6 +19,18 @@ namespace {
 int64_t row_bytes(const TensorInfo& t) {
   const TypeTraits& traits = traits_of(t.type);
   return t.cols() / traits.block_elements * traits.block_bytes;
+}
+
+// Packed weights are streamed whole for every token: large pages save most misses of the address tables.
+Buffer<uint8_t> weight_buffer(int64_t bytes) {
+  Buffer<uint8_t> buffer(static_cast<size_t>(bytes));
+#if defined(__linux__)
+  constexpr uintptr_t kPage = uintptr_t{2} << 20;
+  const auto first = (reinterpret_cast<uintptr_t>(buffer.data()) + kPage - 1) / kPage * kPage;
+  const auto last = (reinterpret_cast<uintptr_t>(buffer.data()) + buffer.size()) / kPage * kPage;
+  if (last > first) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);  // a wish: may be refused
+#endif
+  return buffer;
 }
 
 int64_t panels_of(int64_t rows) {
@@ -33,16 +50,24 @@ struct PackedRow {
   int lane;
 };
 
-void put_codes(const PackedRow& row, int bits, const uint8_t* codes, int64_t cols) {
-  for (int64_t k = 0; k < cols; ++k) {
-    const int64_t group = k / 32, at = k % 32;
-    if (bits == 8) {
-      row.codes[group * 512 + at / 4 * 64 + row.lane * 4 + at % 4] = codes[k];
-      continue;
+Codes form_of(const AffineFormat& f) {
+  return f.table ? kTable : f.bits == 4 ? kNibbles : f.bits == 5 ? kFive : f.bits == 6 ? kSix : kBytes;
+}
+
+// Layouts: kernels/cpu/matmul.h. The panel's codes are zero before.
+void put_codes(const PackedRow& row, Codes form, const uint8_t* codes, int64_t cols) {
+  for (int64_t group = 0; group < cols / 32; ++group) {
+    uint8_t* const p = row.codes + group * code_bytes(form) + row.lane * 4;
+    for (int k = 0; k < 32; ++k) {
+      const int code = codes[group * 32 + k], j = k / 4, i = k % 4;
+      if (form == kBytes) {
+        p[j * 64 + i] = static_cast<uint8_t>(code);
+        continue;
+      }
+      p[j % 4 * 64 + i] |= static_cast<uint8_t>((code & 15) << (j < 4 ? 0 : 4));
+      if (form == kFive) p[256 + i] |= static_cast<uint8_t>(code >> 4 << j);
+      if (form == kSix) p[256 + j / 4 * 64 + i] |= static_cast<uint8_t>(code >> 4 << j % 4 * 2);
     }
-    uint8_t& byte = row.codes[group * 256 + at % 16 / 4 * 64 + row.lane * 4 + at % 4];
-    byte =
-        at < 16 ? static_cast<uint8_t>((byte & 0xf0) | codes[k]) : static_cast<uint8_t>((byte & 0x0f) | codes[k] << 4);
   }
 }
 
@@ -54,7 +79,7 @@ bool pack_row(const TensorInfo& t, int64_t r, const AffineFormat& f, const Packe
   d.resize(static_cast<size_t>(subs));
   m.resize(static_cast<size_t>(subs));
   unpack_affine(t.type, t.data + r * row_bytes(t), cols, codes.data(), d.data(), m.data());
-  put_codes(row, f.bits, codes.data(), cols);
+  put_codes(row, form_of(f), codes.data(), cols);
   for (int64_t s = 0; s < subs; ++s) {
     const auto at = static_cast<size_t>(s);
     if (!fits_half(d[at]) || (f.mins && !fits_half(m[at]))) return false;
@@ -65,13 +90,15 @@ bool pack_row(const TensorInfo& t, int64_t r, const AffineFormat& f, const Packe
 }
 
 bool pack_affine(const TensorInfo& t, const AffineFormat& f, CpuWeight::Segment& s, ThreadPool& pool) {
-  const int64_t cols = t.cols(), scales = cols / f.sub * kPanelRows;
+  const int64_t cols = t.cols();
   s.affine = f;
-  s.d_offset = cols / 32 * (f.bits == 4 ? 256 : 512);
-  s.m_offset = s.d_offset + scales * 2;
-  s.panel_bytes = (s.m_offset + (f.mins ? scales * 2 : 0) + 63) / 64 * 64;
+  s.form = form_of(f);
+  const int64_t scale_bytes = (cols / f.sub * kPanelRows * 2 + 63) / 64 * 64;
+  s.m_offset = f.mins ? scale_bytes : 0;
+  s.code_offset = s.m_offset + scale_bytes;
+  s.panel_bytes = s.code_offset + cols / 32 * code_bytes(s.form);
   const int64_t panels = panels_of(t.rows());
-  s.data = Buffer<uint8_t>(static_cast<size_t>(panels * s.panel_bytes));
+  s.data = weight_buffer(panels * s.panel_bytes);
   std::atomic<bool> fits{true};
   pool.for_each(panels, [&](int64_t p) {
     uint8_t* base = s.data.data() + p * s.panel_bytes;
@@ -79,7 +106,7 @@ bool pack_affine(const TensorInfo& t, const AffineFormat& f, CpuWeight::Segment&
     std::vector<uint8_t> codes;
     std::vector<float> d, m;
     for (int64_t r = p * kPanelRows; r < std::min(t.rows(), (p + 1) * kPanelRows); ++r) {
-      const PackedRow row{base, reinterpret_cast<uint16_t*>(base + s.d_offset),
+      const PackedRow row{base + s.code_offset, reinterpret_cast<uint16_t*>(base),
                           reinterpret_cast<uint16_t*>(base + s.m_offset), static_cast<int>(r % kPanelRows)};
       if (!pack_row(t, r, f, row, codes, d, m)) fits.store(false, std::memory_order_relaxed);
     }
@@ -93,7 +120,7 @@ void pack_floats(const TensorInfo& t, CpuWeight::Segment& s, ThreadPool& pool) {
   s.affine = {};
   s.half = t.type != TensorType::F32 && t.type != TensorType::BF16 && affine_format(t.type).bits == 0;
   s.panel_bytes = cols * kPanelRows * (s.half ? 2 : 4);
-  s.data = Buffer<uint8_t>(static_cast<size_t>(panels * s.panel_bytes));
+  s.data = weight_buffer(panels * s.panel_bytes);
   pool.for_each(panels, [&](int64_t p) {
     uint8_t* base = s.data.data() + p * s.panel_bytes;
     std::memset(base, 0, static_cast<size_t>(s.panel_bytes));
@@ -113,20 +140,32 @@ void pack_floats(const TensorInfo& t, CpuWeight::Segment& s, ThreadPool& pool) {
   });
 }
 
-// From the sums of 16 inputs of a block: those of 32, and both times the scale.
-void finish_sums(int count, int64_t cols, const float* scales, int64_t t, MatmulScratch& s) {
-  const int32_t* sums16 = s.sums[1].data() + t * cols / 16;
-  int32_t* sums32 = s.sums[0].data() + t * cols / 32;
-  float *scaled16 = s.scaled[1].data() + t * cols / 16, *scaled32 = s.scaled[0].data() + t * cols / 32;
-  for (int64_t g = 0; g < cols / 32; ++g)
-    for (int j = 0; j < count; ++j) {
-      const int32_t a = sums16[2 * g * count + j], b = sums16[(2 * g + 1) * count + j];
-      const float scale = scales[g * count + j];
-      sums32[g * count + j] = a + b;
-      scaled32[g * count + j] = static_cast<float>(a + b) * scale;
-      scaled16[2 * g * count + j] = static_cast<float>(a) * scale;
-      scaled16[(2 * g + 1) * count + j] = static_cast<float>(b) * scale;
-    }
+// The block of `count` tokens that begins with token t, in the scratch.
+QuantTokens block_of(MatmulScratch& s, int64_t t, int count, int64_t cols) {
+  const int64_t at32 = t * cols / 32, at16 = t * cols / 16;
+  return {s.quads.data() + t * cols,
+          s.scales.data() + at32,
+          {s.sums[0].data() + at32, s.sums[1].data() + at16},
+          {s.fsums[0].data() + at32, s.fsums[1].data() + at16},
+          count};
+}
+
+void reserve_quantised(MatmulScratch& s, size_t total) {
+  if (s.quads.size() >= total) return;
+  s.quads = Buffer<int8_t>(total);
+  s.scales = Buffer<float>(total / 32);
+  for (int over16 = 0; over16 < 2; ++over16) {
+    s.sums[over16] = Buffer<int32_t>(total / (over16 ? 16 : 32));
+    s.fsums[over16] = Buffer<float>(total / (over16 ? 16 : 32));
+  }
+}
+
+// count rows of x side by side: [k][token].
+void interleave(ConstMat x, int64_t t, int count, float* to) {
+  for (int j = 0; j < count; ++j) {
+    const float* from = x.row(t + j);
+    for (int64_t k = 0; k < x.cols; ++k) to[k * count + j] = from[k];
+  }
 }
 
 // The activations as both kinds of kernels want them, packed by all threads.
@@ -134,22 +173,12 @@ void pack_activations(ThreadPool& pool, const MatmulKernels& kernels, const CpuW
                       MatmulScratch& s) {
   const auto total = static_cast<size_t>(x.rows * x.cols);
   if (w.quantised) {
-    if (s.quads.size() < total) {
-      s.quads = Buffer<int8_t>(total);
-      s.scales = Buffer<float>(total / 32);
-      for (int half = 0; half < 2; ++half) {
-        s.sums[half] = Buffer<int32_t>(total / (half ? 16 : 32));
-        s.scaled[half] = Buffer<float>(total / (half ? 16 : 32));
-      }
-    }
-    pool.for_each((x.rows + 15) / 16, [&](int64_t i) {
-      const int64_t stop = std::min(x.rows, i * 16 + 16);
-      for (int64_t t = i * 16; t < stop;) {
+    reserve_quantised(s, total);
+    pool.for_each((x.rows + 7) / 8, [&](int64_t i) {
+      const int64_t stop = std::min(x.rows, i * 8 + 8);
+      for (int64_t t = i * 8; t < stop;) {
         const int count = next_quant_block(stop - t);
-        float* scales = s.scales.data() + t * x.cols / 32;
-        kernels.quantize(x.row(t), x.stride, count, x.cols, s.quads.data() + t * x.cols, scales,
-                         s.sums[1].data() + t * x.cols / 16);
-        finish_sums(count, x.cols, scales, t, s);
+        kernels.quantize(x.row(t), x.stride, x.cols, block_of(s, t, count, x.cols));
         t += count;
       }
     });
@@ -160,11 +189,7 @@ void pack_activations(ThreadPool& pool, const MatmulKernels& kernels, const CpuW
       const int64_t stop = std::min(x.rows, i * 12 + 12);
       for (int64_t t = i * 12; t < stop;) {
         const int count = next_float_block(stop - t);
-        float* to = s.packed.data() + t * x.cols;
-        for (int j = 0; j < count; ++j) {
-          const float* from = x.row(t + j);
-          for (int64_t k = 0; k < x.cols; ++k) to[k * count + j] = from[k];
-        }
+        interleave(x, t, count, s.packed.data() + t * x.cols);
         t += count;
       }
     });
@@ -176,37 +201,81 @@ struct Job {
   Mat out;
   int64_t cols;
   const float* bias;
-  const MatmulScratch& scratch;
+  MatmulScratch& scratch;
 };
 
-// One panel times the tokens [t0, t1).
-void run_panel(const Job& job, const CpuWeight::Segment& s, int64_t panel, int64_t t0, int64_t t1) {
+QuantPanel panel_of(const CpuWeight::Segment& s, int64_t panel, int64_t cols) {
   const uint8_t* base = s.data.data() + panel * s.panel_bytes;
-  const int64_t row = s.first_row + panel * kPanelRows;
-  MatmulOut o;
-  o.stride = job.out.stride;
-  o.n_rows = static_cast<int>(std::min(kPanelRows, s.n_rows - panel * kPanelRows));
-  o.bias = job.bias ? job.bias + row : nullptr;
-  const int64_t cols = job.cols;
+  return {base + s.code_offset,
+          reinterpret_cast<const uint16_t*>(base),
+          s.affine.mins ? reinterpret_cast<const uint16_t*>(base + s.m_offset) : nullptr,
+          s.affine.table,
+          s.affine.offset,
+          cols,
+          s.form};
+}
+
+// Where the results of token t and the given panels go.
+MatmulOut out_of(const Job& job, const CpuWeight::Segment& s, int64_t panel, int64_t n_panels, int64_t t) {
+  const int64_t in_segment = panel * kPanelRows, row = s.first_row + in_segment;
+  return {job.out.row(t) + row, job.out.stride,
+          static_cast<int>(std::min(n_panels * kPanelRows, s.n_rows - in_segment)),
+          job.bias ? job.bias + row : nullptr};
+}
+
+void run_floats(const Job& job, const CpuWeight::Segment& s, int64_t panel, int64_t t0, int64_t t1) {
+  const FloatPanel w{s.data.data() + panel * s.panel_bytes, job.cols};
   for (int64_t t = t0; t < t1;) {
-    o.out = job.out.row(t) + row;
-    if (s.affine.bits > 0) {
-      const int count = next_quant_block(t1 - t);
-      const QuantPanel w{base, reinterpret_cast<const uint16_t*>(base + s.d_offset),
-                         s.affine.mins ? reinterpret_cast<const uint16_t*>(base + s.m_offset) : nullptr,
-                         s.affine.offset, cols};
-      const QuantTokens x{job.scratch.quads.data() + t * cols,
-                          job.scratch.scales.data() + t * cols / 32,
-                          {job.scratch.sums[0].data() + t * cols / 32, job.scratch.sums[1].data() + t * cols / 16},
-                          {job.scratch.scaled[0].data() + t * cols / 32, job.scratch.scaled[1].data() + t * cols / 16},
-                          count};
-      job.kernels.quant[s.affine.bits == 8][s.affine.sub == 16](w, x, o);
-      t += count;
+    const int count = next_float_block(t1 - t);
+    job.kernels.floats[s.half](w, job.scratch.packed.data() + t * job.cols, count, out_of(job, s, panel, 1, t));
+    t += count;
+  }
+}
+
+void run_few(const Job& job, const CpuWeight::Segment& s, int64_t panel, int64_t t0, int64_t t1) {
+  const QuantPanel w = panel_of(s, panel, job.cols);
+  for (int64_t t = t0; t < t1;) {
+    const int count = next_quant_block(t1 - t);
+    job.kernels.few[s.form][s.affine.sub == 16](w, block_of(job.scratch, t, count, job.cols),
+                                                out_of(job, s, panel, 1, t));
+    t += count;
+  }
+}
+
+// Panels [panel, panel + n), n = 1 or 2: their codes become bytes once, in the worker's room.
+void run_many(const Job& job, const CpuWeight::Segment& s, int64_t panel, int n, int64_t t0, int64_t t1,
+              uint8_t* room) {
+  QuantPanel w[2];
+  for (int i = 0; i < n; ++i) {
+    w[i] = panel_of(s, panel + i, job.cols);
+    if (s.form == kBytes) continue;
+    uint8_t* bytes = room + i * job.cols * kPanelRows;
+    job.kernels.expand[s.form](w[i], bytes);
+    w[i].codes = bytes;
+  }
+  for (int64_t t = t0; t < t1;) {
+    const int count = next_quant_block(t1 - t);
+    job.kernels.many[s.affine.sub == 16](w, n, block_of(job.scratch, t, count, job.cols), out_of(job, s, panel, n, t));
+    t += count;
+  }
+}
+
+constexpr int64_t kMany = 16;  // tokens from which expanding codes pays
+
+// Panels [p0, p1) of a segment times the tokens [t0, t1).
+void run_panels(const Job& job, const CpuWeight::Segment& s, int64_t p0, int64_t p1, int64_t t0, int64_t t1,
+                uint8_t* room) {
+  const bool floating = s.affine.bits == 0, many = t1 - t0 >= kMany;
+  for (int64_t p = p0; p < p1;) {
+    const int n = !floating && many && p1 - p >= 2 ? 2 : 1;
+    if (floating) {
+      run_floats(job, s, p, t0, t1);
+    } else if (many) {
+      run_many(job, s, p, n, t0, t1, room);
     } else {
-      const int count = next_float_block(t1 - t);
-      job.kernels.floats[s.half]({base, cols}, job.scratch.packed.data() + t * cols, count, o);
-      t += count;
+      run_few(job, s, p, t0, t1);
     }
+    p += n;
   }
 }
 
@@ -269,23 +338,30 @@ void cpu_embed_rows(ThreadPool& pool, Mat out, const CpuWeight& w, std::span<con
 void cpu_matmul(ThreadPool& pool, const MatmulKernels& kernels, Mat out, const CpuWeight& w, ConstMat x,
                 const float* bias, MatmulScratch& scratch) {
   pack_activations(pool, kernels, w, x, scratch);
+  const size_t share = static_cast<size_t>(2 * w.cols * kPanelRows), room = share * static_cast<size_t>(pool.size());
+  if (w.quantised && x.rows >= kMany && scratch.codes.size() < room) scratch.codes = Buffer<uint8_t>(room);
   const Job job{kernels, out, w.cols, bias, scratch};
-  // Items: 4 panels times up to 96 tokens (a multiple of both block sizes), neighbours sharing their tokens.
-  constexpr int64_t kTokens = 96, kPanels = 4;
+  // Items: panels times up to 96 tokens (a multiple of both block sizes), neighbours sharing their tokens. Few tokens
+  // stream the weights: then longer runs of panels, yet several for each worker.
+  constexpr int64_t kTokens = 96;
+  const int64_t per_item = x.rows >= kMany ? 4 : std::max<int64_t>(4, panels_of(w.rows) / (8 * pool.size()));
   int64_t n_groups = 0;
-  for (const auto& s : w.segments) n_groups += (panels_of(s.n_rows) + kPanels - 1) / kPanels;
-  const int64_t n_tokens = (x.rows + kTokens - 1) / kTokens;
-  pool.for_each(n_groups * n_tokens, [&](int64_t item) {
-    int64_t group = item % n_groups;
-    const int64_t t0 = item / n_groups * kTokens, t1 = std::min(x.rows, t0 + kTokens);
-    for (const auto& s : w.segments) {
-      const int64_t panels = panels_of(s.n_rows), groups = (panels + kPanels - 1) / kPanels;
-      if (group >= groups) {
+  for (const auto& s : w.segments) n_groups += (panels_of(s.n_rows) + per_item - 1) / per_item;
+  const int64_t n_items = n_groups * ((x.rows + kTokens - 1) / kTokens);
+  std::atomic<int64_t> next{0};
+  pool.run([&](int worker, int) {
+    for (int64_t item; (item = next.fetch_add(1, std::memory_order_relaxed)) < n_items;) {
+      int64_t group = item % n_groups;
+      const int64_t t0 = item / n_groups * kTokens, t1 = std::min(x.rows, t0 + kTokens);
+      for (const auto& s : w.segments) {
+        const int64_t panels = panels_of(s.n_rows), groups = (panels + per_item - 1) / per_item;
+        if (group < groups) {
+          const int64_t p0 = group * per_item, p1 = std::min(panels, p0 + per_item);
+          run_panels(job, s, p0, p1, t0, t1, scratch.codes.data() + static_cast<size_t>(worker) * share);
+          break;
+        }
         group -= groups;
-        continue;
       }
-      for (int64_t p = group * kPanels; p < std::min(panels, (group + 1) * kPanels); ++p) run_panel(job, s, p, t0, t1);
-      return;
     }
   });
 }

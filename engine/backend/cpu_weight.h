@@ -17,9 +17,10 @@ class CpuWeight : public Weight {
   struct Segment {
     int64_t first_row = 0, n_rows = 0;
     AffineFormat affine;      // bits == 0: float panels
+    Codes form = kBytes;      // how the panel holds its codes
     bool half = false;        // float panels of half precision
-    int64_t panel_bytes = 0;  // codes, then d, then m | values
-    int64_t d_offset = 0, m_offset = 0;
+    int64_t panel_bytes = 0;  // d, then m, then codes, each on a line of its own | values
+    int64_t m_offset = 0, code_offset = 0;
     Buffer<uint8_t> data;
   };
   std::vector<Segment> segments;
@@ -32,7 +33,8 @@ struct MatmulScratch {
   Buffer<int8_t> quads;
   Buffer<float> scales, packed;
   Buffer<int32_t> sums[2];  // over 32 | 16 inputs
-  Buffer<float> scaled[2];
+  Buffer<float> fsums[2];
+  Buffer<uint8_t> codes;  // two panels as bytes for each worker
 };
 
 const MatmulKernels& matmul_kernels(Isa isa);

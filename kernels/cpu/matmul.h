@@ -1,16 +1,21 @@
 // Matrix products on packed weights. A weight is cut into panels of 16 output rows; the activations into blocks of up
-// to 16 (quantised) or 12 (float) tokens. Every output element is summed in one fixed order, so its value depends
+// to 8 (quantised) or 12 (float) tokens. Every output element is summed in one fixed order, so its value depends
 // neither on the number of tokens nor on threads nor on the instruction set.
 //
 // Quantised panel: x = d * (code - offset) - m, with one d (and m) a row and sub-block of 32 or 16 inputs.
-//   codes, a group of 32 inputs k0..k31 of 16 rows:
-//     4 bit, 256 bytes: byte [j=0..3][row][i=0..3] holds k(4j+i) in its low and k(16+4j+i) in its high nibble
-//     8 bit, 512 bytes: byte [j=0..7][row][i=0..3] holds k(4j+i)
+//   codes, a group of 32 inputs k0..k31 of 16 rows; k(4j+i), j = 0..7, i = 0..3, is quad j's byte i:
+//     bytes    512 bytes: [j][row][i]
+//     nibbles  256 bytes: [j % 4][row][i], quads 0..3 in the low and 4..7 in the high nibbles
+//     five     nibbles, then 64 bytes [row][i]: bit j is the fifth bit of quad j
+//     six      nibbles, then 128 bytes [j / 4][row][i]: bits 2(j % 4) and up are the two high bits of quad j
+//     table    nibbles that are indices of 16 byte-wide codes
 //   d, then m if the type has mins: [sub-block][row] in half precision
-// Activations: int8 per 32 inputs with a float32 scale (d = amax / 127), cut into blocks of 16, 8, 4, 2, 1 tokens:
+// Activations: int8 per 32 inputs with a float32 scale (d = amax / 127), cut into blocks of 8, 4, 2, 1 tokens:
 //   quads   [block][k / 4][token][4]  int8        block at byte t0 * cols
 //   scales  [block][k / 32][token]    float32     block at t0 * cols / 32
-//   sums    [block][k / 16 | k / 32][token] int32, and the same times the scale as float32: what offsets and mins need
+//   sums    [block][k / 32 | k / 16][token] int32 and the same as float32: what offsets and mins need
+// The order of a sum, per group of 32 inputs: part = sum over its sub-blocks of dot * d - m * sum, each step rounded
+// once; acc = acc + part * scale, rounded once. The dots and sums are exact integers.
 // Float panel: [k][row], half precision or float32; activations packed [block][k][token] in blocks of 12, 8, 4, 2, 1.
 #pragma once
 
@@ -21,20 +26,27 @@ namespace foveal {
 
 constexpr int64_t kPanelRows = 16;
 
+enum Codes : int { kNibbles, kFive, kSix, kBytes, kTable, kCodeForms };
+constexpr int64_t code_bytes(Codes c) {  // a group
+  return c == kFive ? 320 : c == kSix ? 384 : c == kBytes ? 512 : 256;
+}
+
 struct QuantPanel {
   const uint8_t* codes;
   const uint16_t* d;
-  const uint16_t* m;  // nullptr: no mins
-  int32_t offset;
-  int64_t cols;  // a multiple of 32
+  const uint16_t* m;     // nullptr: no mins
+  const uint8_t* table;  // 16 codes of the form `table`
+  int32_t offset;        // 0 where there are mins
+  int64_t cols;          // a multiple of 32
+  Codes form;            // before any expansion: tells how large codes may be
 };
 
 struct QuantTokens {  // one block
-  const int8_t* quads;
-  const float* scales;
-  const int32_t* sums[2];  // over 32 | 16 inputs
-  const float* scaled[2];  // sums * scales
-  int count;               // 16, 8, 4, 2 or 1
+  int8_t* quads;
+  float* scales;
+  int32_t* sums[2];  // over 32 | 16 inputs
+  float* fsums[2];
+  int count;  // 8, 4, 2 or 1
 };
 
 struct FloatPanel {
@@ -42,7 +54,7 @@ struct FloatPanel {
   int64_t cols;
 };
 
-// Where a block of results goes: out[t * stride + row], rows < n_rows (1..16), bias may be null.
+// Where a block of results goes: out[t * stride + row], rows < n_rows (1..16 a panel), bias may be null.
 struct MatmulOut {
   float* out;
   int64_t stride;
@@ -51,18 +63,20 @@ struct MatmulOut {
 };
 
 struct MatmulKernels {
-  // One block of `count` tokens of x (rows x_stride apart) -> quads, scales and the sums of each 16 inputs.
-  void (*quantize)(const float* x, int64_t x_stride, int count, int64_t cols, int8_t* quads, float* scales,
-                   int32_t* sums16);
-  // [bits 4 | 8][sub-block 32 | 16]
-  void (*quant[2][2])(const QuantPanel&, const QuantTokens&, const MatmulOut&);
+  // The block `to` from to.count rows of x, x_stride apart.
+  void (*quantize)(const float* x, int64_t x_stride, int64_t cols, const QuantTokens& to);
+  // One panel, codes decoded on the way: for few tokens. [Codes][sub-block 32 | 16]
+  void (*few[kCodeForms][2])(const QuantPanel&, const QuantTokens&, const MatmulOut&);
+  // Codes of any form -> the form `bytes`, and one or two panels of that form: for many tokens. [sub-block 32 | 16]
+  void (*expand[kCodeForms])(const QuantPanel&, uint8_t* bytes);
+  void (*many[2])(const QuantPanel* w, int n_panels, const QuantTokens&, const MatmulOut&);
   // [F32 | F16]; x packed [k][count]
   void (*floats[2])(const FloatPanel&, const float* x, int count, const MatmulOut&);
 };
 
 // The next block size for `left` tokens.
 constexpr int next_quant_block(int64_t left) {
-  return left >= 16 ? 16 : left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+  return left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
 }
 constexpr int next_float_block(int64_t left) {
   return left >= 12 ? 12 : left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;

@@ -14,8 +14,9 @@ namespace {
 
 using scalar::half_to_float;
 
-constexpr int8_t kIq4[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
-constexpr int8_t kFp4[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+// The format's values -127, -104 .. 113 plus 128, and 0, 1 .. 12, 0, -1 .. -12 plus 12.
+constexpr uint8_t kIq4[16] = {1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241};
+constexpr uint8_t kFp4[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};
 
 // Element j of a 32-wide nibble block: low nibbles hold 0..15, high nibbles 16..31.
 int nibble(const uint8_t* qs, int j) {
@@ -163,7 +164,7 @@ void visit(TensorType type, const uint8_t* p, Set set, Scale scale) {
     case TensorType::IQ4_NL: {
       const auto& b = *reinterpret_cast<const BlockIQ4_NL*>(p);
       scale(0, half_to_float(b.d), 0.0f);
-      for (int j = 0; j < 32; ++j) set(j, kIq4[nibble(b.qs, j)] + 128);
+      for (int j = 0; j < 32; ++j) set(j, nibble(b.qs, j));
       return;
     }
     case TensorType::IQ4_XS: {
@@ -172,7 +173,7 @@ void visit(TensorType type, const uint8_t* p, Set set, Scale scale) {
         const int ls = (b.scales_l[s / 2] >> (4 * (s & 1)) & 15) | (b.scales_h >> (2 * s) & 3) << 4;
         scale(s, half_to_float(b.d) * static_cast<float>(ls - 32), 0.0f);
       }
-      for (int j = 0; j < 256; ++j) set(j, kIq4[nibble(b.qs + (j / 32) * 16, j % 32)] + 128);
+      for (int j = 0; j < 256; ++j) set(j, nibble(b.qs + (j / 32) * 16, j % 32));
       return;
     }
     case TensorType::TQ1_0: {
@@ -190,7 +191,7 @@ void visit(TensorType type, const uint8_t* p, Set set, Scale scale) {
     case TensorType::MXFP4: {
       const auto& b = *reinterpret_cast<const BlockMXFP4*>(p);
       scale(0, mxfp4_scale(b.e), 0.0f);
-      for (int j = 0; j < 32; ++j) set(j, kFp4[nibble(b.qs, j)] + 12);
+      for (int j = 0; j < 32; ++j) set(j, nibble(b.qs, j));
       return;
     }
     default:
@@ -219,9 +220,9 @@ AffineFormat affine_format(TensorType type) {
     case TensorType::Q4_1:
       return {4, 32, 0, true};
     case TensorType::Q5_0:
-      return {8, 32, 16, false};
+      return {5, 32, 16, false};
     case TensorType::Q5_1:
-      return {8, 32, 0, true};
+      return {5, 32, 0, true};
     case TensorType::Q8_0:
       return {8, 32, 128, false};
     case TensorType::Q2_K:
@@ -231,17 +232,17 @@ AffineFormat affine_format(TensorType type) {
     case TensorType::Q4_K:
       return {4, 32, 0, true};
     case TensorType::Q5_K:
-      return {8, 32, 0, true};
+      return {5, 32, 0, true};
     case TensorType::Q6_K:
-      return {8, 16, 32, false};
+      return {6, 16, 32, false};
     case TensorType::IQ4_NL:
     case TensorType::IQ4_XS:
-      return {8, 32, 128, false};
+      return {4, 32, 128, false, kIq4};
     case TensorType::TQ1_0:
     case TensorType::TQ2_0:
       return {4, 32, 1, false};
     case TensorType::MXFP4:
-      return {8, 32, 12, false};
+      return {4, 32, 12, false, kFp4};
     default:
       return {};
   }
@@ -272,7 +273,7 @@ void dequantize_row(TensorType type, const void* src, float* dst, int64_t n) {
     float d[16], m[16];
     float* out = dst + b * t.block_elements;
     visit(
-        type, p, [&](int j, int code) { out[j] = static_cast<float>(code - f.offset); },
+        type, p, [&](int j, int code) { out[j] = static_cast<float>(f.value(code) - f.offset); },
         [&](int s, float scale, float min) {
           d[s] = scale;
           m[s] = min;

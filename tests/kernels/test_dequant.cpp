@@ -61,9 +61,9 @@ TEST(affine_codes_mean_the_same) {
     unpack_affine(s.type, s.raw.data(), static_cast<int64_t>(n), codes.data(), d.data(), m.data());
     for (size_t i = 0; i < n; ++i) {
       const size_t sub = i / static_cast<size_t>(f.sub);
-      CHECK(f.bits == 8 || codes[i] < 16);
-      const double exact = double{d[sub]} * (codes[i] - f.offset) - (f.mins ? double{m[sub]} : 0.0);
-      const double size = std::fabs(double{d[sub]} * (codes[i] - f.offset)) + std::fabs(double{m[sub]});
+      CHECK(codes[i] < 1 << f.bits);
+      const double exact = double{d[sub]} * (f.value(codes[i]) - f.offset) - (f.mins ? double{m[sub]} : 0.0);
+      const double size = std::fabs(double{d[sub]} * (f.value(codes[i]) - f.offset)) + std::fabs(double{m[sub]});
       CHECK_NEAR(s.values[i], exact, size * 0x1p-23);
     }
   }

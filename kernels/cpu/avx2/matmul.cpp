@@ -3,129 +3,171 @@
 
 #include <immintrin.h>
 
+#define FOVEAL_INLINE static inline __attribute__((always_inline))
+
 namespace foveal::avx2 {
 
-static inline __m256 half8(const uint16_t* p) {
+#include "kernels/cpu/simd/quantize.h"
+
+FOVEAL_INLINE __m256 half8(const uint16_t* p) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
 
-static inline float max_of(__m256 v) {
-  __m128 m = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
-  m = _mm_max_ps(m, _mm_movehl_ps(m, m));
-  return _mm_cvtss_f32(_mm_max_ss(m, _mm_shuffle_ps(m, m, 1)));
+FOVEAL_INLINE __m256i load(const uint8_t* p) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
 }
 
-static void quantize(const float* x, int64_t x_stride, int count, int64_t cols, int8_t* quads, float* scales,
-                     int32_t* sums) {
-  const __m256 magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
-  for (int t = 0; t < count; ++t) {
-    const float* row = x + t * x_stride;
-    for (int64_t b = 0; b < cols / 32; ++b) {
-      __m256 v[4], most = _mm256_setzero_ps();
-      for (int i = 0; i < 4; ++i) {
-        v[i] = _mm256_loadu_ps(row + b * 32 + 8 * i);
-        most = _mm256_max_ps(most, _mm256_and_ps(v[i], magnitude));
-      }
-      const float amax = max_of(most);
-      const __m256 inverse = _mm256_set1_ps(amax > 0 ? 127.0f / amax : 0.0f);
-      scales[b * count + t] = amax / 127.0f;
-      for (int h = 0; h < 2; ++h) {
-        alignas(32) int32_t q[16];
-        for (int i = 0; i < 2; ++i)
-          _mm256_store_si256(reinterpret_cast<__m256i*>(q + 8 * i),
-                             _mm256_cvtps_epi32(_mm256_mul_ps(v[2 * h + i], inverse)));
-        int32_t sum = 0;
-        for (int i = 0; i < 16; ++i) {
-          quads[((b * 8 + h * 4 + i / 4) * count + t) * 4 + i % 4] = static_cast<int8_t>(q[i]);
-          sum += q[i];
-        }
-        sums[(b * 2 + h) * count + t] = sum;
-      }
-    }
-  }
+// Bits of `high`, moved by `shift` to the left (negative: right) and masked, joined with `low`.
+FOVEAL_INLINE __m256i join(__m256i low, __m256i high, int shift, int mask) {
+  const __m256i moved = shift >= 0 ? _mm256_slli_epi16(high, shift) : _mm256_srli_epi16(high, -shift);
+  return _mm256_or_si256(low, _mm256_and_si256(moved, _mm256_set1_epi8(static_cast<char>(mask))));
 }
 
-// Sums of four products of unsigned codes and signed activations, exact: 8-bit codes are split into nibbles, since
-// pairs of full products don't fit 16 bits.
-template <int Bits>
-static inline __m256i dot4(__m256i sum, __m256i codes, __m256i quad) {
+// The codes of quad j of a group, 8 rows (p points at the half's first row).
+template <Codes C>
+FOVEAL_INLINE __m256i decode(const uint8_t* p, __m256i table, int j) {
+  if (C == kBytes) return load(p + 64 * j);
+  const __m256i both = load(p + 64 * (j & 3));
+  const __m256i low = _mm256_and_si256(j < 4 ? both : _mm256_srli_epi16(both, 4), _mm256_set1_epi8(15));
+  if (C == kFive) return join(low, load(p + 256), 4 - j, 16);
+  if (C == kSix) return join(low, load(p + 256 + 64 * (j / 4)), 4 - 2 * (j & 3), 48);
+  return C == kTable ? _mm256_shuffle_epi8(table, low) : low;
+}
+
+FOVEAL_INLINE __m256i table_of(const QuantPanel& w, bool used) {
+  if (!used) return _mm256_setzero_si256();
+  return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(w.table)));
+}
+
+FOVEAL_INLINE void put(const MatmulOut& o, int t, int first, __m256 acc) {
+  alignas(32) float out[8];
+  _mm256_store_ps(out, acc);
+  for (int r = 0; r < 8 && first + r < o.n_rows; ++r)
+    o.out[t * o.stride + first + r] = o.bias ? out[r] + o.bias[first + r] : out[r];
+}
+
+// The largest code decides how sums of products stay inside 16 bits (|activation| <= 127): quads that may be added up
+// before widening are 8 for nibbles (15), 4 for five bits (31), 2 for six (63), 1 above. Codes past 127 are taken as
+// |code - 128| with the sign moved to the activation; the sums then belong to codes less 128.
+enum Width { kUpTo15 = 8, kUpTo31 = 4, kUpTo63 = 2, kWide = 1 };
+
+// T tokens against 8 rows. At(p, j): codes of quad j of the group at p.
+template <int Sub, bool Mins, Width W, int T, class At>
+FOVEAL_INLINE void half_block(const QuantPanel& w, int64_t group_bytes, const QuantTokens& x, const MatmulOut& o,
+                              int half, At at) {
+  constexpr int kSubs = 32 / Sub, kQuads = Sub / 4, kChains = T < 4 ? T : 4;
+  constexpr int kRun = static_cast<int>(W) < kQuads ? static_cast<int>(W) : kQuads;  // quads added up in 16 bits
   const __m256i ones = _mm256_set1_epi16(1);
-  if (Bits == 4) return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(codes, quad), ones));
-  const __m256i nibble = _mm256_set1_epi8(15);
-  const __m256i lo = _mm256_maddubs_epi16(_mm256_and_si256(codes, nibble), quad);
-  const __m256i hi = _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16(codes, 4), nibble), quad);
-  const __m256i high = _mm256_madd_epi16(hi, _mm256_set1_epi16(16));
-  return _mm256_add_epi32(sum, _mm256_add_epi32(_mm256_madd_epi16(lo, ones), high));
-}
-
-template <int Bits, int Sub, int T>
-static inline __attribute__((always_inline)) void quant_half(const QuantPanel& w, const QuantTokens& x,
-                                                             const MatmulOut& o, int half) {
-  constexpr int kGroup = Bits == 4 ? 256 : 512, kSubs = 32 / Sub, kQuads = Sub / 4;
-  const __m256i nibble = _mm256_set1_epi8(15);
-  const auto* quads = reinterpret_cast<const int32_t*>(x.quads);
+  const int32_t offset = w.offset - (W == kWide ? 128 : 0);
   __m256 acc[T];
   for (int t = 0; t < T; ++t) acc[t] = _mm256_setzero_ps();
   for (int64_t g = 0; g < w.cols / 32; ++g) {
-    const uint8_t* p = w.codes + g * kGroup + half * 32;
-    for (int s = 0; s < kSubs; ++s) {
-      const int64_t sub = g * kSubs + s;
-      const __m256 d = half8(w.d + sub * kPanelRows + half * 8);
-      const __m256 m = w.m ? half8(w.m + sub * kPanelRows + half * 8) : _mm256_setzero_ps();
-      __m256i dots[T];
-      for (int t = 0; t < T; ++t) {
-        dots[t] = _mm256_set1_epi32(x.sums[Sub == 16][sub * T + t] * -w.offset);
-      }
-      for (int j = 0; j < kQuads; ++j) {
-        const int k = s * kQuads + j;  // quad inside the group, 0..7
-        __m256i codes;
-        if (Bits == 4) {
-          const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 64 * (k & 3)));
-          codes = _mm256_and_si256(k < 4 ? both : _mm256_srli_epi16(both, 4), nibble);
-        } else {
-          codes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 64 * k));
+    const uint8_t* p = w.codes + g * group_bytes + half * 32;
+    for (int t0 = 0; t0 < T; t0 += kChains) {
+      __m256 part[kChains];
+      for (int s = 0; s < kSubs; ++s) {
+        const int64_t sub = g * kSubs + s, sums = sub * T + t0;
+        __m256i dot[kChains];
+        for (int i = 0; i < kChains; ++i) dot[i] = _mm256_set1_epi32(x.sums[Sub == 16][sums + i] * -offset);
+        for (int j0 = 0; j0 < kQuads; j0 += kRun) {
+          __m256i run[kChains];
+          for (int i = 0; i < kChains; ++i) run[i] = _mm256_setzero_si256();
+          for (int j = j0; j < j0 + kRun; ++j) {
+            const __m256i code = at(p, s * kQuads + j);
+            const __m256i less = _mm256_xor_si256(code, _mm256_set1_epi8(-128)), size = _mm256_abs_epi8(less);
+            const auto* quad = reinterpret_cast<const int32_t*>(x.quads) + (g * 8 + s * kQuads + j) * T + t0;
+            for (int i = 0; i < kChains; ++i) {
+              const __m256i four = _mm256_set1_epi32(quad[i]);
+              const __m256i products = W == kWide ? _mm256_maddubs_epi16(size, _mm256_sign_epi8(four, less))
+                                                  : _mm256_maddubs_epi16(code, four);
+              run[i] = _mm256_add_epi16(run[i], products);
+            }
+          }
+          for (int i = 0; i < kChains; ++i) dot[i] = _mm256_add_epi32(dot[i], _mm256_madd_epi16(run[i], ones));
         }
-        for (int t = 0; t < T; ++t) dots[t] = dot4<Bits>(dots[t], codes, _mm256_set1_epi32(quads[(g * 8 + k) * T + t]));
+        const __m256 d = half8(w.d + sub * kPanelRows + half * 8);
+        for (int i = 0; i < kChains; ++i) {
+          const __m256 f = _mm256_cvtepi32_ps(dot[i]);
+          part[i] = s == 0 ? _mm256_mul_ps(f, d) : _mm256_fmadd_ps(f, d, part[i]);
+          if (Mins)
+            part[i] = _mm256_fnmadd_ps(half8(w.m + sub * kPanelRows + half * 8),
+                                       _mm256_set1_ps(x.fsums[Sub == 16][sums + i]), part[i]);
+        }
       }
-      for (int t = 0; t < T; ++t) {
-        const float scale = x.scales[g * T + t];
-        acc[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots[t]), _mm256_mul_ps(d, _mm256_set1_ps(scale)), acc[t]);
-        if (w.m) acc[t] = _mm256_fnmadd_ps(m, _mm256_set1_ps(x.scaled[Sub == 16][sub * T + t]), acc[t]);
-      }
+      for (int i = 0; i < kChains; ++i)
+        acc[t0 + i] = _mm256_fmadd_ps(part[i], _mm256_set1_ps(x.scales[g * T + t0 + i]), acc[t0 + i]);
     }
   }
-  for (int t = 0; t < T; ++t) {
-    alignas(32) float out[8];
-    _mm256_store_ps(out, acc[t]);
-    for (int r = 0; r < 8 && half * 8 + r < o.n_rows; ++r)
-      o.out[t * o.stride + half * 8 + r] = o.bias ? out[r] + o.bias[half * 8 + r] : out[r];
-  }
+  for (int t = 0; t < T; ++t) put(o, t, half * 8, acc[t]);
 }
 
-template <int Bits, int Sub>
-static void quant(const QuantPanel& w, const QuantTokens& x, const MatmulOut& o) {
+template <Codes C, Width W, int Sub, bool Mins>
+static void panel(const QuantPanel& w, const QuantTokens& x, const MatmulOut& o) {
+  const __m256i table = table_of(w, C == kTable);
+  const auto at = [table](const uint8_t* p, int j) __attribute__((always_inline)) {
+    return decode<C>(p, table, j);
+  };
   for (int half = 0; half * 8 < o.n_rows; ++half) switch (x.count) {
-      case 16:
-        quant_half<Bits, Sub, 16>(w, x, o, half);
-        break;
       case 8:
-        quant_half<Bits, Sub, 8>(w, x, o, half);
+        half_block<Sub, Mins, W, 8>(w, code_bytes(C), x, o, half, at);
         break;
       case 4:
-        quant_half<Bits, Sub, 4>(w, x, o, half);
+        half_block<Sub, Mins, W, 4>(w, code_bytes(C), x, o, half, at);
         break;
       case 2:
-        quant_half<Bits, Sub, 2>(w, x, o, half);
+        half_block<Sub, Mins, W, 2>(w, code_bytes(C), x, o, half, at);
         break;
       default:
-        quant_half<Bits, Sub, 1>(w, x, o, half);
+        half_block<Sub, Mins, W, 1>(w, code_bytes(C), x, o, half, at);
         break;
     }
+}
+
+template <Codes C, int Sub>
+static void few(const QuantPanel& w, const QuantTokens& x, const MatmulOut& o) {
+  constexpr Width kWidth = C == kNibbles ? kUpTo15 : C == kFive ? kUpTo31 : C == kSix ? kUpTo63 : kWide;
+  return w.m ? panel<C, kWidth, Sub, true>(w, x, o) : panel<C, kWidth, Sub, false>(w, x, o);
+}
+
+template <Codes C>
+static void expand(const QuantPanel& w, uint8_t* bytes) {
+  const __m256i table = table_of(w, C == kTable);
+  for (int64_t g = 0; g < w.cols / 32; ++g)
+    for (int half = 0; half < 2; ++half)
+      for (int j = 0; j < 8; ++j)
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(bytes + g * 512 + 64 * j + 32 * half),
+                            decode<C>(w.codes + g * code_bytes(C) + 32 * half, table, j));
+}
+
+template <Width W, int Sub>
+static void many_of(const QuantPanel& w, const QuantTokens& x, const MatmulOut& o) {
+  return w.m ? panel<kBytes, W, Sub, true>(w, x, o) : panel<kBytes, W, Sub, false>(w, x, o);
+}
+
+template <int Sub>
+static void many(const QuantPanel* w, int n_panels, const QuantTokens& x, const MatmulOut& o) {
+  for (int p = 0; p < n_panels; ++p) {
+    const int first = p * static_cast<int>(kPanelRows), left = o.n_rows - first;
+    const MatmulOut to{o.out + first, o.stride, left < 16 ? left : 16, o.bias ? o.bias + first : nullptr};
+    switch (w[p].form) {
+      case kNibbles:
+        many_of<kUpTo15, Sub>(w[p], x, to);
+        break;
+      case kFive:
+        many_of<kUpTo31, Sub>(w[p], x, to);
+        break;
+      case kSix:
+        many_of<kUpTo63, Sub>(w[p], x, to);
+        break;
+      default:
+        many_of<kWide, Sub>(w[p], x, to);
+        break;
+    }
+  }
 }
 
 template <bool Half, int T>
-static inline __attribute__((always_inline)) void float_half(const FloatPanel& w, const float* x, const MatmulOut& o,
-                                                             int half) {
+FOVEAL_INLINE void float_half(const FloatPanel& w, const float* x, const MatmulOut& o, int half) {
   __m256 acc[T];
   for (int t = 0; t < T; ++t) acc[t] = _mm256_setzero_ps();
   for (int64_t k = 0; k < w.cols; ++k) {
@@ -133,12 +175,7 @@ static inline __attribute__((always_inline)) void float_half(const FloatPanel& w
                               : _mm256_loadu_ps(static_cast<const float*>(w.values) + k * kPanelRows + half * 8);
     for (int t = 0; t < T; ++t) acc[t] = _mm256_fmadd_ps(value, _mm256_set1_ps(x[k * T + t]), acc[t]);
   }
-  for (int t = 0; t < T; ++t) {
-    alignas(32) float out[8];
-    _mm256_store_ps(out, acc[t]);
-    for (int r = 0; r < 8 && half * 8 + r < o.n_rows; ++r)
-      o.out[t * o.stride + half * 8 + r] = o.bias ? out[r] + o.bias[half * 8 + r] : out[r];
-  }
+  for (int t = 0; t < T; ++t) put(o, t, half * 8, acc[t]);
 }
 
 template <bool Half>
@@ -163,7 +200,14 @@ static void floats(const FloatPanel& w, const float* x, int count, const MatmulO
 }
 
 extern const MatmulKernels matmul;
-const MatmulKernels matmul = {
-    quantize, {{quant<4, 32>, quant<4, 16>}, {quant<8, 32>, quant<8, 16>}}, {floats<false>, floats<true>}};
+const MatmulKernels matmul = {quantize,
+                              {{few<kNibbles, 32>, few<kNibbles, 16>},
+                               {few<kFive, 32>, few<kFive, 16>},
+                               {few<kSix, 32>, few<kSix, 16>},
+                               {few<kBytes, 32>, few<kBytes, 16>},
+                               {few<kTable, 32>, few<kTable, 16>}},
+                              {expand<kNibbles>, expand<kFive>, expand<kSix>, expand<kBytes>, expand<kTable>},
+                              {many<32>, many<16>},
+                              {floats<false>, floats<true>}};
 
 }  // namespace foveal::avx2

@@ -9,104 +9,220 @@
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 
+#define FOVEAL_INLINE static inline __attribute__((always_inline))
+
 namespace foveal::avx512 {
 
-static inline __m512 half16(const uint16_t* p) {
+#include "kernels/cpu/simd/quantize.h"
+
+FOVEAL_INLINE __m512 half16(const uint16_t* p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }
 
-static void quantize(const float* x, int64_t x_stride, int count, int64_t cols, int8_t* quads, float* scales,
-                     int32_t* sums) {
-  for (int t = 0; t < count; ++t) {
-    const float* row = x + t * x_stride;
-    for (int64_t b = 0; b < cols / 32; ++b) {
-      const __m512 lo = _mm512_loadu_ps(row + b * 32), hi = _mm512_loadu_ps(row + b * 32 + 16);
-      const float amax = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(lo), _mm512_abs_ps(hi)));
-      const float inverse = amax > 0 ? 127.0f / amax : 0.0f;
-      scales[b * count + t] = amax / 127.0f;
-      const __m512 scale = _mm512_set1_ps(inverse);
-      const __m512 halves[2] = {lo, hi};
-      for (int h = 0; h < 2; ++h) {
-        const __m512i q = _mm512_cvtps_epi32(_mm512_mul_ps(halves[h], scale));
-        sums[(b * 2 + h) * count + t] = _mm512_reduce_add_epi32(q);
-        alignas(16) int32_t bytes[4];
-        _mm_store_si128(reinterpret_cast<__m128i*>(bytes), _mm512_cvtepi32_epi8(q));
-        for (int j = 0; j < 4; ++j)
-          *reinterpret_cast<int32_t*>(quads + ((b * 8 + h * 4 + j) * count + t) * 4) = bytes[j];
-      }
+// Bits of `high`, moved by Shift to the left (negative: right) and masked, joined with `low`.
+template <int Shift>
+FOVEAL_INLINE __m512i join(__m512i low, __m512i high, __m512i mask) {
+  const __m512i moved =
+      Shift >= 0 ? _mm512_slli_epi16(high, Shift < 0 ? 0 : Shift) : _mm512_srli_epi16(high, Shift < 0 ? -Shift : 0);
+  return _mm512_ternarylogic_epi32(low, moved, mask, 0xf8);  // low | (moved & mask)
+}
+
+// The codes of a group's quads 0..7, a byte each, [row][4] in a register.
+template <Codes C>
+FOVEAL_INLINE void decode(const uint8_t* p, __m512i table, __m512i codes[8]) {
+  if (C == kBytes) {
+    for (int j = 0; j < 8; ++j) codes[j] = _mm512_loadu_si512(p + 64 * j);
+    return;
+  }
+  const __m512i nibble = _mm512_set1_epi8(15);
+  for (int j = 0; j < 4; ++j) {
+    const __m512i both = _mm512_loadu_si512(p + 64 * j);
+    codes[j] = _mm512_and_si512(both, nibble);
+    codes[j + 4] = _mm512_and_si512(_mm512_srli_epi16(both, 4), nibble);
+  }
+  if (C == kFive) {
+    const __m512i high = _mm512_loadu_si512(p + 256), mask = _mm512_set1_epi8(16);
+    codes[0] = join<4>(codes[0], high, mask);
+    codes[1] = join<3>(codes[1], high, mask);
+    codes[2] = join<2>(codes[2], high, mask);
+    codes[3] = join<1>(codes[3], high, mask);
+    codes[4] = join<0>(codes[4], high, mask);
+    codes[5] = join<-1>(codes[5], high, mask);
+    codes[6] = join<-2>(codes[6], high, mask);
+    codes[7] = join<-3>(codes[7], high, mask);
+  } else if (C == kSix) {
+    const __m512i mask = _mm512_set1_epi8(48);
+    for (int h = 0; h < 2; ++h) {
+      const __m512i high = _mm512_loadu_si512(p + 256 + 64 * h);
+      codes[4 * h] = join<4>(codes[4 * h], high, mask);
+      codes[4 * h + 1] = join<2>(codes[4 * h + 1], high, mask);
+      codes[4 * h + 2] = join<0>(codes[4 * h + 2], high, mask);
+      codes[4 * h + 3] = join<-2>(codes[4 * h + 3], high, mask);
     }
+  } else if (C == kTable) {
+    for (int j = 0; j < 8; ++j) codes[j] = _mm512_shuffle_epi8(table, codes[j]);
   }
 }
 
-// Tokens T of one block against one panel. Per sub-block: exact integer dot products, then two roundings.
-template <int Bits, int Sub, int T>
-static inline __attribute__((always_inline)) void quant_block(const QuantPanel& w, const QuantTokens& x,
-                                                              const MatmulOut& o) {
-  constexpr int kGroup = Bits == 4 ? 256 : 512, kSubs = 32 / Sub, kQuads = Sub / 4;
-  const __m512i nibble = _mm512_set1_epi8(15);
+FOVEAL_INLINE __m512i table_of(const QuantPanel& w, bool used) {
+  if (!used) return _mm512_setzero_si512();
+  return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(w.table)));
+}
+
+FOVEAL_INLINE void put(const MatmulOut& o, int t, int first, __m512 acc) {
+  const __mmask16 rows = static_cast<__mmask16>(o.n_rows - first >= 16 ? 0xffff : (1u << (o.n_rows - first)) - 1);
+  if (o.bias) acc = _mm512_add_ps(acc, _mm512_maskz_loadu_ps(rows, o.bias + first));
+  _mm512_mask_storeu_ps(o.out + t * o.stride + first, rows, acc);
+}
+
+constexpr int64_t kAhead = 4096;  // bytes that decode asks for in advance, past the panel's end: the next one follows
+
+// T tokens against one panel, decoded in registers.
+template <Codes C, int Sub, bool Mins, int T>
+FOVEAL_INLINE void few_block(const QuantPanel& w, const QuantTokens& x, const MatmulOut& o) {
+  constexpr int kSubs = 32 / Sub, kQuads = Sub / 4, kChains = T < 4 ? T : 4;  // dot products in flight at a time
   const auto* quads = reinterpret_cast<const int32_t*>(x.quads);
+  const __m512i table = table_of(w, C == kTable);
   __m512 acc[T];
   for (int t = 0; t < T; ++t) acc[t] = _mm512_setzero_ps();
   for (int64_t g = 0; g < w.cols / 32; ++g) {
-    const uint8_t* p = w.codes + g * kGroup;
     __m512i codes[8];
-    if (Bits == 4) {
-      for (int j = 0; j < 4; ++j) {
-        const __m512i both = _mm512_loadu_si512(p + 64 * j);
-        codes[j] = _mm512_and_si512(both, nibble);
-        codes[j + 4] = _mm512_and_si512(_mm512_srli_epi16(both, 4), nibble);
-      }
-    } else {
-      for (int j = 0; j < 8; ++j) codes[j] = _mm512_loadu_si512(p + 64 * j);
-    }
+    const uint8_t* p = w.codes + g * code_bytes(C);
+    decode<C>(p, table, codes);
+    for (int64_t line = 0; line < code_bytes(C); line += 64) _mm_prefetch(p + kAhead + line, _MM_HINT_T0);
+    __m512 d[kSubs], m[kSubs];
     for (int s = 0; s < kSubs; ++s) {
-      const int64_t sub = g * kSubs + s;
-      const __m512 d = half16(w.d + sub * kPanelRows);
-      const __m512 m = w.m ? half16(w.m + sub * kPanelRows) : _mm512_setzero_ps();
-      const int32_t* sums = x.sums[Sub == 16] + sub * T;
-      const float* scaled = x.scaled[Sub == 16] + sub * T;
-      constexpr int kChains = T < 4 ? T : 4;  // dot products in flight at a time
-      for (int t0 = 0; t0 < T; t0 += kChains) {
+      d[s] = half16(w.d + (g * kSubs + s) * kPanelRows);
+      m[s] = Mins ? half16(w.m + (g * kSubs + s) * kPanelRows) : _mm512_setzero_ps();
+    }
+    for (int t0 = 0; t0 < T; t0 += kChains) {
+      __m512 part[kChains];
+      for (int s = 0; s < kSubs; ++s) {
+        const int64_t sums = (g * kSubs + s) * T + t0;
         const int32_t* quad = quads + (g * 8 + s * kQuads) * T + t0;
         __m512i dot[kChains];
-        for (int i = 0; i < kChains; ++i) dot[i] = _mm512_set1_epi32(sums[t0 + i] * -w.offset);
+        for (int i = 0; i < kChains; ++i)
+          dot[i] = Mins ? _mm512_setzero_si512() : _mm512_set1_epi32(x.sums[Sub == 16][sums + i] * -w.offset);
         for (int j = 0; j < kQuads; ++j)
           for (int i = 0; i < kChains; ++i)
             dot[i] = _mm512_dpbusd_epi32(dot[i], codes[s * kQuads + j], _mm512_set1_epi32(quad[j * T + i]));
         for (int i = 0; i < kChains; ++i) {
-          const int t = t0 + i;
-          const __m512 scale = _mm512_mul_ps(d, _mm512_set1_ps(x.scales[g * T + t]));
-          acc[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[i]), scale, acc[t]);
-          if (w.m) acc[t] = _mm512_fnmadd_ps(m, _mm512_set1_ps(scaled[t]), acc[t]);
+          const __m512 f = _mm512_cvtepi32_ps(dot[i]);
+          part[i] = s == 0 ? _mm512_mul_ps(f, d[s]) : _mm512_fmadd_ps(f, d[s], part[i]);
+          if (Mins) part[i] = _mm512_fnmadd_ps(m[s], _mm512_set1_ps(x.fsums[Sub == 16][sums + i]), part[i]);
         }
       }
+      for (int i = 0; i < kChains; ++i)
+        acc[t0 + i] = _mm512_fmadd_ps(part[i], _mm512_set1_ps(x.scales[g * T + t0 + i]), acc[t0 + i]);
     }
   }
-  const __mmask16 rows = static_cast<__mmask16>((1u << o.n_rows) - 1);
-  for (int t = 0; t < T; ++t) {
-    if (o.bias) acc[t] = _mm512_add_ps(acc[t], _mm512_maskz_loadu_ps(rows, o.bias));
-    _mm512_mask_storeu_ps(o.out + t * o.stride, rows, acc[t]);
+  for (int t = 0; t < T; ++t) put(o, t, 0, acc[t]);
+}
+
+template <Codes C, int Sub, bool Mins>
+static void few_of(const QuantPanel& w, const QuantTokens& x, const MatmulOut& o) {
+  switch (x.count) {
+    case 8:
+      return few_block<C, Sub, Mins, 8>(w, x, o);
+    case 4:
+      return few_block<C, Sub, Mins, 4>(w, x, o);
+    case 2:
+      return few_block<C, Sub, Mins, 2>(w, x, o);
+    default:
+      return few_block<C, Sub, Mins, 1>(w, x, o);
   }
 }
 
-template <int Bits, int Sub>
-static void quant(const QuantPanel& w, const QuantTokens& x, const MatmulOut& o) {
-  switch (x.count) {
-    case 16:
-      return quant_block<Bits, Sub, 16>(w, x, o);
-    case 8:
-      return quant_block<Bits, Sub, 8>(w, x, o);
-    case 4:
-      return quant_block<Bits, Sub, 4>(w, x, o);
-    case 2:
-      return quant_block<Bits, Sub, 2>(w, x, o);
-    default:
-      return quant_block<Bits, Sub, 1>(w, x, o);
+template <Codes C, int Sub>
+static void few(const QuantPanel& w, const QuantTokens& x, const MatmulOut& o) {
+  return w.m ? few_of<C, Sub, true>(w, x, o) : few_of<C, Sub, false>(w, x, o);
+}
+
+template <Codes C>
+static void expand(const QuantPanel& w, uint8_t* bytes) {
+  const __m512i table = table_of(w, C == kTable);
+  for (int64_t g = 0; g < w.cols / 32; ++g) {
+    __m512i codes[8];
+    decode<C>(w.codes + g * code_bytes(C), table, codes);
+    for (int j = 0; j < 8; ++j) _mm512_storeu_si512(bytes + g * 512 + 64 * j, codes[j]);
   }
+}
+
+// T tokens against P panels of bytes: P * T integer chains in registers, the float sums in memory (the first-level
+// cache), so that each broadcast of four activations serves P dot products.
+template <int Sub, bool Mins, int P, int T>
+FOVEAL_INLINE void many_block(const QuantPanel* w, const QuantTokens& x, const MatmulOut& o) {
+  constexpr int kSubs = 32 / Sub, kQuads = Sub / 4;
+  alignas(64) float room[2 * T * P * 16];
+  float *acc = room, *parts = room + T * P * 16;
+  __asm__("" : "+r"(acc), "+r"(parts));  // they stay in memory
+  for (int i = 0; i < T * P; ++i) _mm512_store_ps(acc + 16 * i, _mm512_setzero_ps());
+  for (int64_t g = 0; g < w[0].cols / 32; ++g)
+    for (int s = 0; s < kSubs; ++s) {
+      const int64_t sub = g * kSubs + s;
+      const auto* quad = reinterpret_cast<const int32_t*>(x.quads) + (g * 8 + s * kQuads) * T;
+      __m512i dot[T][P];
+      for (int t = 0; t < T; ++t) {
+        const __m512i start =
+            Mins ? _mm512_setzero_si512() : _mm512_set1_epi32(x.sums[Sub == 16][sub * T + t] * -w[0].offset);
+        for (int p = 0; p < P; ++p) dot[t][p] = start;
+      }
+#pragma GCC unroll 8
+      for (int j = 0; j < kQuads; ++j) {
+        __m512i codes[P];
+        for (int p = 0; p < P; ++p) codes[p] = _mm512_loadu_si512(w[p].codes + g * 512 + (s * kQuads + j) * 64);
+#pragma GCC unroll 8
+        for (int t = 0; t < T; ++t) {
+          const __m512i four = _mm512_set1_epi32(quad[j * T + t]);
+          for (int p = 0; p < P; ++p) dot[t][p] = _mm512_dpbusd_epi32(dot[t][p], codes[p], four);
+        }
+      }
+      __m512 d[P], m[P];
+      for (int p = 0; p < P; ++p) {
+        d[p] = half16(w[p].d + sub * kPanelRows);
+        m[p] = Mins ? half16(w[p].m + sub * kPanelRows) : _mm512_setzero_ps();
+      }
+#pragma GCC unroll 8
+      for (int t = 0; t < T; ++t)
+        for (int p = 0; p < P; ++p) {
+          const int at = (t * P + p) * 16;
+          const __m512 f = _mm512_cvtepi32_ps(dot[t][p]);
+          __m512 part = s == 0 ? _mm512_mul_ps(f, d[p]) : _mm512_fmadd_ps(f, d[p], _mm512_load_ps(parts + at));
+          if (Mins) part = _mm512_fnmadd_ps(m[p], _mm512_set1_ps(x.fsums[Sub == 16][sub * T + t]), part);
+          if (s + 1 < kSubs) {
+            _mm512_store_ps(parts + at, part);
+          } else {
+            const __m512 scale = _mm512_set1_ps(x.scales[g * T + t]);
+            _mm512_store_ps(acc + at, _mm512_fmadd_ps(part, scale, _mm512_load_ps(acc + at)));
+          }
+        }
+    }
+  for (int t = 0; t < T; ++t)
+    for (int p = 0; p < P; ++p) put(o, t, p * 16, _mm512_load_ps(acc + (t * P + p) * 16));
+}
+
+template <int Sub, bool Mins, int P>
+static void many_of(const QuantPanel* w, const QuantTokens& x, const MatmulOut& o) {
+  switch (x.count) {
+    case 8:
+      return many_block<Sub, Mins, P, 8>(w, x, o);
+    case 4:
+      return many_block<Sub, Mins, P, 4>(w, x, o);
+    case 2:
+      return many_block<Sub, Mins, P, 2>(w, x, o);
+    default:
+      return many_block<Sub, Mins, P, 1>(w, x, o);
+  }
+}
+
+template <int Sub>
+static void many(const QuantPanel* w, int n_panels, const QuantTokens& x, const MatmulOut& o) {
+  if (n_panels == 2) return w->m ? many_of<Sub, true, 2>(w, x, o) : many_of<Sub, false, 2>(w, x, o);
+  return w->m ? many_of<Sub, true, 1>(w, x, o) : many_of<Sub, false, 1>(w, x, o);
 }
 
 template <bool Half, int T>
-static inline __attribute__((always_inline)) void float_block(const FloatPanel& w, const float* x, const MatmulOut& o) {
+FOVEAL_INLINE void float_block(const FloatPanel& w, const float* x, const MatmulOut& o) {
   __m512 acc[T];
   for (int t = 0; t < T; ++t) acc[t] = _mm512_setzero_ps();
   for (int64_t k = 0; k < w.cols; ++k) {
@@ -114,11 +230,7 @@ static inline __attribute__((always_inline)) void float_block(const FloatPanel& 
                               : _mm512_loadu_ps(static_cast<const float*>(w.values) + k * kPanelRows);
     for (int t = 0; t < T; ++t) acc[t] = _mm512_fmadd_ps(value, _mm512_set1_ps(x[k * T + t]), acc[t]);
   }
-  const __mmask16 rows = static_cast<__mmask16>((1u << o.n_rows) - 1);
-  for (int t = 0; t < T; ++t) {
-    if (o.bias) acc[t] = _mm512_add_ps(acc[t], _mm512_maskz_loadu_ps(rows, o.bias));
-    _mm512_mask_storeu_ps(o.out + t * o.stride, rows, acc[t]);
-  }
+  for (int t = 0; t < T; ++t) put(o, t, 0, acc[t]);
 }
 
 template <bool Half>
@@ -138,7 +250,14 @@ static void floats(const FloatPanel& w, const float* x, int count, const MatmulO
 }
 
 extern const MatmulKernels matmul;
-const MatmulKernels matmul = {
-    quantize, {{quant<4, 32>, quant<4, 16>}, {quant<8, 32>, quant<8, 16>}}, {floats<false>, floats<true>}};
+const MatmulKernels matmul = {quantize,
+                              {{few<kNibbles, 32>, few<kNibbles, 16>},
+                               {few<kFive, 32>, few<kFive, 16>},
+                               {few<kSix, 32>, few<kSix, 16>},
+                               {few<kBytes, 32>, few<kBytes, 16>},
+                               {few<kTable, 32>, few<kTable, 16>}},
+                              {expand<kNibbles>, expand<kFive>, expand<kSix>, expand<kBytes>, expand<kTable>},
+                              {many<32>, many<16>},
+                              {floats<false>, floats<true>}};
 
 }  // namespace foveal::avx512

@@ -7,62 +7,86 @@
 
 namespace foveal::scalar {
 
-static void quantize(const float* x, int64_t x_stride, int count, int64_t cols, int8_t* quads, float* scales,
-                     int32_t* sums) {
-  for (int t = 0; t < count; ++t) {
-    const float* row = x + t * x_stride;
+static void put_sum(const QuantTokens& to, int over16, int64_t at, int32_t sum) {
+  to.sums[over16][at] = sum;
+  to.fsums[over16][at] = static_cast<float>(sum);
+}
+
+static void quantize(const float* x, int64_t x_stride, int64_t cols, const QuantTokens& to) {
+  for (int t = 0; t < to.count; ++t)
     for (int64_t b = 0; b < cols / 32; ++b) {
+      const float* in = x + t * x_stride + b * 32;
       float amax = 0;
-      for (int i = 0; i < 32; ++i) amax = std::fmax(amax, std::fabs(row[b * 32 + i]));
-      const float d = amax / 127.0f, inverse = amax > 0 ? 127.0f / amax : 0.0f;
-      scales[b * count + t] = d;
-      for (int half = 0; half < 2; ++half) {
-        int32_t sum = 0;
-        for (int i = half * 16; i < half * 16 + 16; ++i) {
-          const auto q = static_cast<int32_t>(std::nearbyint(row[b * 32 + i] * inverse));
-          quads[((b * 8 + i / 4) * count + t) * 4 + i % 4] = static_cast<int8_t>(q);
-          sum += q;
-        }
-        sums[(b * 2 + half) * count + t] = sum;
+      for (int i = 0; i < 32; ++i) amax = std::fmax(amax, std::fabs(in[i]));
+      const float inverse = amax > 0 ? 127.0f / amax : 0.0f;
+      to.scales[b * to.count + t] = amax / 127.0f;
+      int32_t sums[2] = {};
+      for (int i = 0; i < 32; ++i) {
+        const auto q = static_cast<int32_t>(std::nearbyint(in[i] * inverse));
+        to.quads[((b * 8 + i / 4) * to.count + t) * 4 + i % 4] = static_cast<int8_t>(q);
+        sums[i / 16] += q;
       }
+      for (int half = 0; half < 2; ++half) put_sum(to, 1, (b * 2 + half) * to.count + t, sums[half]);
+      put_sum(to, 0, b * to.count + t, sums[0] + sums[1]);
     }
-  }
 }
 
-template <int Bits>
-static int32_t code_at(const uint8_t* group, int row, int k) {
-  if (Bits == 8) return group[(k / 4) * 64 + row * 4 + k % 4];
-  const int low = k % 16;
-  const uint8_t byte = group[(low / 4) * 64 + row * 4 + low % 4];
-  return k < 16 ? byte & 15 : byte >> 4;
+// Code of input k (0..31) of a group.
+template <Codes C>
+static int32_t code_at(const QuantPanel& w, const uint8_t* group, int row, int k) {
+  const int j = k / 4, at = row * 4 + k % 4;
+  if (C == kBytes) return group[j * 64 + at];
+  const int low = group[(j % 4) * 64 + at] >> (j < 4 ? 0 : 4) & 15;
+  if (C == kTable) return w.table[low];
+  if (C == kFive) return low | (group[256 + at] >> j & 1) << 4;
+  if (C == kSix) return low | (group[256 + (j / 4) * 64 + at] >> 2 * (j % 4) & 3) << 4;
+  return low;
 }
 
-template <int Bits, int Sub>
-static void quant(const QuantPanel& w, const QuantTokens& x, const MatmulOut& o) {
-  constexpr int kGroup = Bits == 4 ? 256 : 512;
+template <Codes C, int Sub>
+static int32_t dot_at(const QuantPanel& w, const QuantTokens& x, int64_t sub, int row, int t) {
+  const int64_t g = sub * Sub / 32;
+  const int first = static_cast<int>(sub * Sub % 32);
+  int32_t dot = -w.offset * x.sums[Sub == 16][sub * x.count + t];
+  for (int k = first; k < first + Sub; ++k)
+    dot += code_at<C>(w, w.codes + g * code_bytes(C), row, k) * x.quads[((g * 8 + k / 4) * x.count + t) * 4 + k % 4];
+  return dot;
+}
+
+template <Codes C, int Sub>
+static void few(const QuantPanel& w, const QuantTokens& x, const MatmulOut& o) {
   for (int t = 0; t < x.count; ++t)
     for (int row = 0; row < o.n_rows; ++row) {
       float acc = 0;
       for (int64_t g = 0; g < w.cols / 32; ++g) {
-        const uint8_t* codes = w.codes + g * kGroup;
-        const float scale = x.scales[g * x.count + t];
-        for (int s = 0; s < 32 / Sub; ++s) {
-          const int64_t sub = g * (32 / Sub) + s;
-          const int32_t sum = x.sums[Sub == 16][sub * x.count + t];
-          int32_t dot = 0;
-          for (int k = s * Sub; k < s * Sub + Sub; ++k)
-            dot += code_at<Bits>(codes, row, k) * x.quads[((g * 8 + k / 4) * x.count + t) * 4 + k % 4];
-          dot -= w.offset * sum;
-          const float d = half_to_float(w.d[sub * kPanelRows + row]) * scale;
-          acc = std::fma(static_cast<float>(dot), d, acc);
-          if (w.m) {
-            const float m = half_to_float(w.m[sub * kPanelRows + row]);
-            acc = std::fma(-m, x.scaled[Sub == 16][sub * x.count + t], acc);
-          }
+        float part = 0;
+        for (int64_t sub = g * 32 / Sub; sub < (g + 1) * 32 / Sub; ++sub) {
+          const auto dot = static_cast<float>(dot_at<C, Sub>(w, x, sub, row, t));
+          part = std::fma(dot, half_to_float(w.d[sub * kPanelRows + row]), part);
+          if (w.m)
+            part = std::fma(-half_to_float(w.m[sub * kPanelRows + row]), x.fsums[Sub == 16][sub * x.count + t], part);
         }
+        acc = std::fma(part, x.scales[g * x.count + t], acc);
       }
       o.out[t * o.stride + row] = o.bias ? acc + o.bias[row] : acc;
     }
+}
+
+template <Codes C>
+static void expand(const QuantPanel& w, uint8_t* bytes) {
+  for (int64_t g = 0; g < w.cols / 32; ++g)
+    for (int k = 0; k < 32; ++k)
+      for (int row = 0; row < kPanelRows; ++row)
+        bytes[g * 512 + (k / 4) * 64 + row * 4 + k % 4] =
+            static_cast<uint8_t>(code_at<C>(w, w.codes + g * code_bytes(C), row, k));
+}
+
+template <int Sub>
+static void many(const QuantPanel* w, int n_panels, const QuantTokens& x, const MatmulOut& o) {
+  for (int p = 0; p < n_panels; ++p) {
+    const int first = p * static_cast<int>(kPanelRows), left = o.n_rows - first;
+    few<kBytes, Sub>(w[p], x, {o.out + first, o.stride, left < 16 ? left : 16, o.bias ? o.bias + first : nullptr});
+  }
 }
 
 template <bool Half>
@@ -79,7 +103,14 @@ static void floats(const FloatPanel& w, const float* x, int count, const MatmulO
     }
 }
 
-const MatmulKernels matmul = {
-    quantize, {{quant<4, 32>, quant<4, 16>}, {quant<8, 32>, quant<8, 16>}}, {floats<false>, floats<true>}};
+const MatmulKernels matmul = {quantize,
+                              {{few<kNibbles, 32>, few<kNibbles, 16>},
+                               {few<kFive, 32>, few<kFive, 16>},
+                               {few<kSix, 32>, few<kSix, 16>},
+                               {few<kBytes, 32>, few<kBytes, 16>},
+                               {few<kTable, 32>, few<kTable, 16>}},
+                              {expand<kNibbles>, expand<kFive>, expand<kSix>, expand<kBytes>, expand<kTable>},
+                              {many<32>, many<16>},
+                              {floats<false>, floats<true>}};
 
 }  // namespace foveal::scalar
