@@ -104,9 +104,10 @@ def _pieces(source: str, t: RawTensor, kind: str, pool: ThreadPoolExecutor) -> I
     def quantised(first: int) -> np.ndarray:
         values = _foveal.dequantize_rows(t.type, np.ascontiguousarray(rows[first : first + step]), cols)
         try:
-            return _foveal.quantize_rows(kind, values).reshape(-1)
+            blocks: np.ndarray = _foveal.quantize_rows(kind, values)
         except ArgumentError as e:
             raise ArgumentError(f"{source}: tensor '{t.name}', rows from {first}: {e}") from None
+        return blocks.reshape(-1)
 
     yield from pool.map(quantised, range(0, len(rows), step))
 

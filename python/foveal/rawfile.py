@@ -98,8 +98,8 @@ def _read_part(path: Path, sizes: Iterator[tuple[str, int]]) -> RawFile:
     start = -(-c.at // alignment) * alignment
     tensors = []
     for name, ne, type_id, offset in places:
-        kind, size = next(sizes)
-        tensors.append(RawTensor(name, ne, kind, type_id, c.data[start + offset : start + offset + size]))
+        type_name, size = next(sizes)
+        tensors.append(RawTensor(name, ne, type_name, type_id, c.data[start + offset : start + offset + size]))
     return RawFile(keys, tensors)
 
 
