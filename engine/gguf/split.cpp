@@ -12,7 +12,7 @@ namespace {
 
 constexpr int64_t kMostShards = 65535;  // u16 in the file
 
-// Five or more digits of a shard's name; nullopt for anything else and for 0.
+// The five digits of a shard's name; nullopt for anything else and for 0.
 std::optional<uint32_t> shard_digits(std::string_view text) {
   if (text.size() != 5) return std::nullopt;
   uint32_t value = 0;

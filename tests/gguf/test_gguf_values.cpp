@@ -152,6 +152,17 @@ TEST(small_files_and_warnings) {
   CHECK(f->warnings()[0].find("3 bytes after the end") != std::string::npos);
 }
 
+TEST(names_beyond_ascii) {
+  const std::string name = "\xC3\xA9.\xE4\xBD\xA0.\xF0\x9F\xA6\x8A.\xEF\xBF\xBD.\xF4\x8F\xBF\xBF";  // two to four bytes
+  Document d = sample();
+  d.u32(name, 7).floats(name, {4}).floats(std::string(63, 'n'), {4});  // 63: the longest tensor name
+  const Opened f(d);
+  CHECK_EQ(f->path(), "f.gguf");
+  CHECK_EQ(f->get_int(name, 7, 7), 7);
+  CHECK_EQ(f->tensor(name).bytes, 16u);
+  CHECK_EQ(f->tensor(std::string(63, 'n'), {4}).cols(), 4);
+}
+
 TEST(listing) {
   Document d = sample();
   d.array<int32_t>("a.long", I32, {1, 2, 3, 4, 5, 6, 7, 8});
