@@ -15,7 +15,8 @@ ALNUM = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 
 
 def question_ids(question, answer):
-    """(ids, weights): the turn after the picture; weight 1 on the answer, a little on a quoted name, which the page spells."""
+    """(ids, weights) of the turn after the picture: weight 1 on the answer, a little on a quoted name, which the page
+    spells."""
     ask = tk.encode(question + "<|im_end|>\n<|im_start|>assistant\n")
     reply = tk.encode(answer + "<|im_end|>")
     weights, quoted = [], False

@@ -27,8 +27,8 @@ class Model:
 
     @torch.no_grad()
     def answer(self, image, question, guess="", most=96):
-        """Greedy answer text. Tokens of `guess` that are the likeliest ones cost no step of their own: a right guess, one step
-        in all. The page is read again in every step: slow and plain."""
+        """Greedy answer text. Tokens of `guess` that are the likeliest ones cost no step of their own: a right guess,
+        one step in all. The page is read again in every step: slow and plain."""
         picture = self.encoder(data.to_pixels([image]).to(self.device))
         cols, rows = image.width // pages.TOKEN, image.height // pages.TOKEN
         ids, done = tk.encode(QUESTION.format(question)), tk.encode(guess)
@@ -36,8 +36,8 @@ class Model:
         prefix, known = torch.cat([head, picture, tail], 1), 0
         while True:
             at, after = data.positions(cols, rows, len(ids) + len(done))
-            hidden = self.decoder(prefix, at.to(self.device), self.decoder.embed(torch.tensor([[ids + done]], device=self.device)),
-                                  after.to(self.device))
+            said = self.decoder.embed(torch.tensor([[ids + done]], device=self.device))
+            hidden = self.decoder(prefix, at.to(self.device), said, after.to(self.device))
             best = self.decoder.logits(hidden[0, 0, len(ids) - 1:]).argmax(-1).tolist()
             while known < len(done) and done[known] == best[known]:
                 known += 1

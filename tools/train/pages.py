@@ -69,7 +69,7 @@ class Run:
         return sum(adv[c] for c in self.text) * self.size
 
     def characters(self):
-        """(character, left edge, width) of each, moved by up to CLEAR pixels so that it is plain which token its middle is in."""
+        """(character, left edge, width) of each, moved by up to CLEAR pixels so that its token is plain."""
         adv, x = advances(self.font), self.x
         for c in self.text:
             w = adv[c] * self.size
@@ -164,7 +164,8 @@ def form(rng, split, cols, rows):
                 seen.add(key.text.lower())
                 page.runs += [key, val]
                 name = key.text.removesuffix(":")
-                page.ask(rng.choice(["What is the value of \"{}\"?", "What is \"{}\"?", "Find \"{}\"."]).format(name), val.text, val)
+                question = rng.choice(["What is the value of \"{}\"?", "What is \"{}\"?", "Find \"{}\"."])
+                page.ask(question.format(name), val.text, val)
                 break
         if rng.random() < 0.25:
             page.shapes.append(("line", (0, y + step / 2, page.width, y + step / 2), None, grey(rng)))
@@ -234,13 +235,15 @@ def window(rng, split, cols, rows):
         for c in range(wide):
             run = s.run(words.word(rng, split, max(3, int(w / (0.6 * s.size)) - 1)))
             pad_x, pad_y = rng.uniform(3, 8), rng.uniform(2, 6)
-            if rng.random() < 0.25 or run.text in seen or run.width + 2 * pad_x > w - 4 or run.size * 1.2 + 2 * pad_y > h:
+            fits = run.width + 2 * pad_x <= w - 4 and run.size * 1.2 + 2 * pad_y <= h
+            if rng.random() < 0.25 or run.text in seen or not fits:
                 continue
             seen.add(run.text)
             run.x = c * w + pad_x + 2 + rng.uniform(0, w - 4 - run.width - 2 * pad_x)
             run.y = (r + 0.5) * h + rng.uniform(-0.5, 0.5) * (h - run.size * 1.2 - 2 * pad_y)
-            x0, y0, x1, y1 = run.x - pad_x, run.y - run.size * 0.6 - pad_y, run.x + run.width + pad_x, run.y + run.size * 0.6 + pad_y
-            page.shapes.append((rng.choice(["box", "round"]), (x0, y0, x1, y1), shade(rng, s.paper), grey(rng)))
+            half = run.size * 0.6 + pad_y
+            frame = (run.x - pad_x, run.y - half, run.x + run.width + pad_x, run.y + half)
+            page.shapes.append((rng.choice(["box", "round"]), frame, shade(rng, s.paper), grey(rng)))
             page.runs.append(run)
             where(page, rng, run, "button")
     return page
@@ -279,7 +282,8 @@ def chart(rng, split, cols, rows):
         if label.text in seen or label.width > w - 3 or val.width > w - 3:
             continue
         seen.add(label.text)
-        label.x, val.x, val.y = i * w + (w - label.width) / 2, i * w + (w - val.width) / 2, foot - height - 0.65 * s.size
+        label.x, val.x = i * w + (w - label.width) / 2, i * w + (w - val.width) / 2
+        val.y = foot - height - 0.65 * s.size
         page.runs += [val, label]
         page.shapes.append(("box", (i * w + 0.2 * w, foot - height, i * w + 0.8 * w, foot), fill, None))
         page.ask(f"What is the value of the bar \"{label.text}\"?", val.text, val)
@@ -322,12 +326,10 @@ def make_page(kind, rng, split, cols, rows):
 def chat(page, rng):
     """Small talk about the page: (kind, question, answer, box)."""
     box = (0, 0, page.width, page.height)
-    n = len([q for q in page.qa if q[0] == page.kind])
-    options = [("What kind of page is this?", "This is " + NAMES[page.kind] + "."), ("Hello", "Hello! You can ask about this picture."),
+    options = [("What kind of page is this?", "This is " + NAMES[page.kind] + "."),
+               ("Hello", "Hello! You can ask about this picture."),
                ("What can you do?", "I can read forms, words, texts, buttons and charts.")]
-    if page.kind in ("ground", "chart") and n < 10:
-        options.append(("How many " + {"ground": "buttons", "chart": "bars"}[page.kind] + " are in this picture?", str(n)))
-    return ("chat", *rng.choice(options[:3]), box)
+    return ("chat", *rng.choice(options), box)
 
 
 def draw(page):
@@ -350,8 +352,8 @@ def draw(page):
 
 
 def slots(page, depth=3):
-    """Which characters have their middle in each token: for rows * cols tokens a list of (byte value, the one before it in
-    its word or 0), left to right, up to `depth` of them. A colon that ends a run is taken for blank: it belongs to no word."""
+    """Which characters have their middle in each token: for rows * cols tokens a list of (byte value, the one before it
+    in its word or 0), left to right, up to `depth` of them. A colon that ends a run is taken for blank."""
     table = [[] for _ in range(page.rows * page.cols)]
     for run in page.runs:
         row, before, length = int(run.y // TOKEN), 0, len(run.text.removesuffix(":"))
@@ -366,7 +368,7 @@ def slots(page, depth=3):
 
 
 def make_item(kind, seed, split):
-    """One question about one fresh picture: (PIL.Image, question, answer, answer_box in pixels). split: 'train', 'test'."""
+    """One question about a fresh picture: (PIL.Image, question, answer, answer_box in pixels); split 'train' or 'test'."""
     rng = random.Random(f"{kind}/{seed}/{split}")
     page = make_page(rng.choice(list(LAYOUTS)) if kind == "chat" else kind, rng, split, *rng.choice(SIZES))
     _, question, answer, box = chat(page, rng) if kind == "chat" else rng.choice([q for q in page.qa if q[0] == kind])

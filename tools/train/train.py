@@ -1,8 +1,8 @@
 """One stage of training, resumable: train.py --stage encoder|decoder|joint --minutes M --out DIR [--device cuda].
 
 encoder: pictures crammed with text, to the characters in each token. decoder: laid-out pages as symbols, to answers, on
-pages that grow as the accuracy does. joint: both, on pictures. Each run ends with the rate decayed, saves DIR/<stage>.pt,
-and starts from it (joint starts from the other two) if it is there.
+pages that grow as the accuracy does. joint: both, on pictures. Each run ends with the rate decayed, saves
+DIR/<stage>.pt, and starts from it (joint starts from the other two) if it is there.
 """
 import argparse
 import os
@@ -10,21 +10,20 @@ import random
 import time
 from pathlib import Path
 
-os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")     # before torch: some machines announce AMX and fault on it
+os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")     # some machines announce AMX and fault on it
 import torch
 import torch.nn.functional as F
 
 import data
 import pages
-from model import Decoder, Encoder, Shape, codes, ideal_embedding
+from model import Decoder, Encoder, Shape
+from wiring import codes, ideal_embedding, wire
 
 LEVELS = [(8, 5), (10, 8), (14, 10), (18, 14), None]                # page sizes in tokens; None: pages.SIZES
-SHORT = {"form": 4, "place": 3, "ground": 1.5, "chart": 1.5}
-LONG = {"text": 1}
 
 
 class Trainer:
-    """Parameters, two optimisers (Muon for matrices, AdamW for the rest), a rate that falls over the run's last part."""
+    """Parameters, two optimisers (Muon for matrices, AdamW for the rest), a rate that falls over the last part."""
 
     def __init__(self, args, modules):
         self.args, self.modules, self.start, self.step = args, modules, time.time(), 0
@@ -126,10 +125,11 @@ def autocast(device):
     return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
 
-def draw_batch(rng, level, budget, split="train", mix=None):
-    """A batch of about `budget` tokens at a curriculum level."""
+def draw_batch(rng, level, budget, mix, split="train"):
+    """A batch of about `budget` tokens at a curriculum level: of texts (long answers), or of the other kinds."""
     size = LEVELS[level] or rng.choice(pages.SIZES)
-    mix = mix or (LONG if rng.random() < 0.2 else SHORT)
+    short = {k: v for k, v in mix.items() if k != "text"}
+    mix = {"text": 1} if rng.random() * sum(mix.values()) >= sum(short.values()) else short
     per_page = 3 if "text" in mix else [4, 6, 8, 10, 12][level]
     each = size[0] * size[1] + per_page * (60 if "text" in mix else 34)
     return data.Batch(rng, mix, split, *size, max(1, budget // each), per_page, longest=96)
@@ -137,12 +137,12 @@ def draw_batch(rng, level, budget, split="train", mix=None):
 
 @torch.no_grad()
 def measure(decoder, embed, device, level, count, seed=9, budget=3000, kinds=tuple(pages.LAYOUTS)):
-    """Share of right answers per kind on test pages, at least `count` each, teacher-forced (right means each token is)."""
+    """Share of right answers per kind on test pages, at least `count` each, teacher-forced: right if each token is."""
     tally = {}
     for kind in kinds:
         rng, right, n = random.Random(f"{seed}{kind}"), 0, 0
         while n < count:
-            batch = draw_batch(rng, level, budget, "test", {kind: 1})
+            batch = draw_batch(rng, level, budget, {kind: 1}, "test")
             _, good, _ = answer(decoder, batch, embed(batch), device)
             for row, asks in zip(good.tolist(), batch.asks):
                 for ok, ask in zip(row, asks):
@@ -182,7 +182,7 @@ def train_encoder(args, device):
 def train_decoder(args, device):
     table, decoder = codes(Shape.width), Decoder(Shape())
     path, level, score = args.out / "decoder.pt", args.level, 0.0
-    decoder.wire(table)
+    wire(decoder, table)
     table, decoder = table.to(device), decoder.to(device)
     if path.exists():
         state = torch.load(path, map_location=device)
@@ -196,7 +196,7 @@ def train_decoder(args, device):
 
     def make(rng, level):
         here = level if rng.random() < 0.8 else rng.randrange(level + 1)
-        return here, draw_batch(rng, here, args.budget)
+        return here, draw_batch(rng, here, args.budget, args.mix)
 
     source = Stream(make, args, level)
     stream = source.batches()
@@ -242,7 +242,7 @@ def train_joint(args, device):
             return encoder(pixels.to(device)).float()
 
     def make(rng, level):
-        batch = draw_batch(rng, level, args.budget)
+        batch = draw_batch(rng, level, args.budget, args.mix)
         return batch, batch.pixels()
 
     stream = Stream(make, args, len(LEVELS) - 1).batches()
@@ -257,11 +257,20 @@ def train_joint(args, device):
         if time.time() - told > args.tell:
             told = time.time()
             mean = [sum(c) / len(seen) for c in zip(*seen)]
-            log(args, f"step {t.step} loss {mean[0]:.3f} tokens {mean[1]:.3f} answers {mean[2]:.3f} picture tokens {mean[3]:.3f}"
-                f" | test {measure(decoder, embed, device, len(LEVELS) - 1, 20)}")
+            log(args, f"step {t.step} loss {mean[0]:.3f} tokens {mean[1]:.3f} answers {mean[2]:.3f}"
+                f" squares {mean[3]:.3f} | test {measure(decoder, embed, device, len(LEVELS) - 1, 20)}")
             save(path, encoder=encoder.state_dict(), decoder=decoder.state_dict())
     log(args, f"test {measure(decoder, embed, device, len(LEVELS) - 1, 100)}")
     save(path, encoder=encoder.state_dict(), decoder=decoder.state_dict())
+
+
+def parse_mix(text):
+    """'form=4,text=1' as {'form': 4.0, 'text': 1.0}."""
+    mix = {k: float(v) for k, v in (part.split("=") for part in text.split(","))}
+    unknown = set(mix) - set(pages.LAYOUTS)
+    if unknown:
+        raise argparse.ArgumentTypeError(f"unknown kinds {sorted(unknown)}; there are {sorted(pages.LAYOUTS)}")
+    return mix
 
 
 def main():
@@ -281,6 +290,8 @@ def main():
     p.add_argument("--grow", type=float, default=0.8, help="decoder: share of right answers that makes pages grow")
     p.add_argument("--whole", type=float, default=0.0, help="encoder: share of full-size pictures")
     p.add_argument("--anchor", type=float, default=0.3, help="joint: weight of the character loss")
+    p.add_argument("--mix", type=parse_mix, default="form=4,place=3,text=2.5,ground=1.5,chart=1.5",
+                   help="weights of the kinds of pages")
     p.add_argument("--frozen", action="store_true", help="joint: leave the encoder as it is")
     args = p.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -289,7 +300,8 @@ def main():
     torch.set_float32_matmul_precision("high")
     if args.seed:
         torch.manual_seed(args.seed)
-    {"encoder": train_encoder, "decoder": train_decoder, "joint": train_joint}[args.stage](args, torch.device(args.device))
+    stages = {"encoder": train_encoder, "decoder": train_decoder, "joint": train_joint}
+    stages[args.stage](args, torch.device(args.device))
 
 
 if __name__ == "__main__":

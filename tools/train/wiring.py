@@ -1,0 +1,160 @@
+"""The characters' codes in which the two halves meet, and a start for the decoder as a copier that reads them.
+
+A wired head is set by hand. q and k biases alone can point a head at a fixed offset, since its score is then
+sum over rotary pairs of strength * cos(freq * (delta - offset)); matrices move a code from one place to another.
+"""
+import math
+
+import torch
+import torch.nn.functional as F
+
+from tokenizer import IM_END
+
+CODE = 21                             # figures in a character's code; width 256 holds twelve codes and a few marks
+BLANK, TEXT, PICTURE = 252, 253, 254  # marks: a picture token without characters; a text token; a picture token
+
+
+def codes(width, seed=1):
+    """[5, 128, width] codes of the characters of a token: CODE figures a character (spread evenly over directions,
+    length 4), in the five places that ideal_embedding() names. Character 0 (none) is zero. Text tokens use the same."""
+    g = torch.Generator().manual_seed(seed)
+    each = F.normalize(torch.randn(128, CODE, generator=g), dim=-1)
+    for _ in range(200):              # push apart: steepest descent on sum exp(8 cos)
+        push = (8 * each @ each.T).fill_diagonal_(-torch.inf).exp()
+        each = F.normalize(each - 0.2 * F.normalize(push @ each, dim=-1), dim=-1)
+    table = torch.zeros(5, 128, width)
+    for s in range(5):
+        table[s, 1:, s * CODE:(s + 1) * CODE] = 4 * each[1:]
+    return table
+
+
+def ideal_embedding(marks, table):
+    """[..., width] embedding of tokens with labels [..., 5]: the first, second and third character whose middle is in
+    the token, the last of them, and the one ahead of the last in its word, wherever that stands; 0 is none."""
+    total = sum(table[s][marks[..., s]] for s in range(marks.shape[-1]))
+    total[..., BLANK] += 4 * (marks[..., 0] == 0)
+    total[..., PICTURE] += 8
+    return total
+
+
+def offset_bias(freqs, offset, strength):
+    """(q bias, k bias), each [d], of a head whose scores are sum_i strength_i * cos(freq_i * (delta_i - offset_i));
+    delta = query position - key position; freqs, offset and strength are per rotary pair, [d / 2]."""
+    root = torch.sqrt(strength * math.sqrt(2 * len(freqs)))
+    q = torch.cat([root * torch.cos(freqs * offset), -root * torch.sin(freqs * offset)])
+    return q, torch.cat([root, torch.zeros_like(root)])
+
+
+@torch.no_grad()
+def point(block, head, q_bias, k_bias):
+    """Starts a head of a block as a position head; its matrices stay, small."""
+    rows = slice(head * block.d, (head + 1) * block.d)
+    block.q.weight[rows] *= 0.1
+    block.k.weight[rows] *= 0.1
+    block.q.bias[rows], block.k.bias[rows] = q_bias, k_bias
+
+
+def set_head(block, head, q=None, k=None, v=None, out=None, q_bias=None, k_bias=None):
+    """Parameters of one head: q, k, v [d, width], out [width, d], biases [d]."""
+    rows = slice(head * block.d, (head + 1) * block.d)
+    matrices = [(block.q.weight, q), (block.k.weight, k), (block.v.weight, v)]
+    for part, value in matrices + [(block.q.bias, q_bias), (block.k.bias, k_bias)]:
+        if value is not None:
+            part[rows] = value
+    if out is not None:
+        block.out.weight[:, rows] = out
+
+
+def prefer(block, head, scores):
+    """Adds to a head's scores about scores[i] for keys that hold component i, by way of the slowest rotary pair."""
+    row = head * block.d + block.d // 2 - 1
+    block.q.weight[row], block.q.bias[row] = 0, 8.0
+    block.k.weight[row], block.k.bias[row] = scores / 3.0, 0
+
+
+def free_content(block, freqs):
+    """The other heads start on the slow rotary pairs, where a match does not depend on where the two tokens stand."""
+    fast = (freqs > 0.02).repeat(2).repeat(block.heads)
+    block.q.weight[fast] *= 0.1
+    block.k.weight[fast] *= 0.1
+
+
+class Wire:
+    """Hands for a decoder: views of the code places of its stream, and what a head does with them."""
+
+    def __init__(self, decoder):
+        self.decoder, self.width, self.d = decoder, decoder.shape.width, decoder.shape.head_dim
+        self.unit = torch.eye(self.width)
+        self.place = [self.unit[i * CODE:(i + 1) * CODE] for i in range(12)]
+
+    def stack(self, *views):
+        """Views side by side in one head: [d, width]."""
+        return F.pad(torch.cat(views), (0, 0, 0, self.d - sum(len(v) for v in views)))
+
+    def aim(self, layer, head, strength, *targets):
+        """Position head of (t, h, w) strength. targets: (token offset (t, h, w), component that makes a token use it,
+        the component's usual size after the norm)."""
+        which, freqs = self.decoder.which, self.decoder.freqs
+        weight = torch.tensor(strength, dtype=torch.float)[which] * (freqs > 0.02)
+        q = torch.zeros(self.d, self.width)
+        for offset, component, size in targets:
+            at, k = offset_bias(freqs, torch.tensor(offset, dtype=torch.float)[which], weight)
+            q += torch.outer(at, component / size)
+        set_head(self.decoder.blocks[layer], head, q=q, k=0 * q, k_bias=k, q_bias=torch.zeros(self.d))
+
+    def move(self, layer, head, source, target, size):
+        """What a head brings: the source view of the key's token, into the target place, at a size."""
+        set_head(self.decoder.blocks[layer], head, v=source, out=size * target.T)
+
+
+@torch.no_grad()
+def wire(decoder, table):
+    """Starts the first three layers as a copier for codes(): layers 0 and 1 give each token the three characters ahead
+    of it, on the page across gaps; layer 2 compares the last three characters said with the page's and brings the one
+    that comes next. Training does the rest: where to start, when to stop, and every weighing of doubtful cases."""
+    w, blocks, embed = Wire(decoder), decoder.blocks, decoder.embed.weight
+    first, second, third, last, ahead, x1, x1b, x2, x2b, x3, p1, p2 = w.place
+    text, blank, picture = w.unit[TEXT], w.unit[BLANK], w.unit[PICTURE]
+    words = embed[:, CODE:3 * CODE].clone()
+    embed.zero_()
+    embed[:, CODE:3 * CODE] = 2 * words
+    embed[33:127] = table[0, 33:127] + table[3, 33:127]
+    embed[:, TEXT] = 3
+    newline, end = embed[10] - 3 * text, embed[IM_END] - 3 * text
+
+    # layer 0: text looks 1, 2, 3 tokens back; the page to the left square, and to the nearest inked one to the left
+    w.aim(0, 0, (25, 25, 40), ((1, 1, 1), text, 7), ((0, 0, 1), picture, 12))
+    w.move(0, 0, w.stack(last, ahead), w.stack(x1, x1b), 0.5)
+    w.aim(0, 1, (25, 60, 2.5), ((2, 2, 2), text, 7), ((0, 0, -6), picture, 12))   # -6: the nearer the better
+    w.move(0, 1, w.stack(last, ahead), w.stack(x2, x2b), 0.5)
+    prefer(blocks[0], 1, -7 * blank)
+    w.aim(0, 2, (25, 25, 25), ((3, 3, 3), text, 7))
+    w.move(0, 2, w.stack(last), w.stack(x3), 0.4)
+
+    # layer 1: an answer's start takes the end of the question's last name; a square what its left neighbour found
+    w.aim(1, 0, (10, 10, 10), ((6, 6, 6), newline / newline.norm(), 9))
+    w.move(1, 0, w.stack(x1, x2, x3), w.stack(first, x1, x2), 0.6)
+    w.aim(1, 1, (25, 25, 40), ((0, 0, 1), picture, 10))
+    w.move(1, 1, w.stack(x2, x2b, 0.6 * x1 + 0.6 * x1b), w.stack(p1, p2, x3), 0.8)
+
+    # layer 2: three characters said against three ahead of a square's first, second, third character
+    slow = (decoder.freqs < 0.08).nonzero().flatten()[:-1]
+    slow = torch.cat([slow, slow + w.d // 2])
+    g = torch.Generator().manual_seed(2)
+    looks = [torch.linalg.qr(torch.randn(len(slow), CODE, generator=g))[0] for _ in range(3)]
+
+    def trio(now, prior, prior2):
+        m = torch.zeros(w.d, w.width)
+        m[slow] = 1.3 * looks[0] @ now + 1.0 * looks[1] @ prior + 0.8 * looks[2] @ prior2
+        return 1.1 * m
+    plans = [(trio(p1, p2, x3), first), (trio(first, p1, p2), second), (trio(second, first, p1), third)]
+    for head, (key, source) in enumerate(plans):
+        set_head(blocks[2], head, q=trio(first, x1, x2), k=1.2 * key)
+        prefer(blocks[2], head, -3 * blank - 8 * text)                     # characters of the page, not of the talk
+        w.move(2, head, w.stack(source), w.stack(first), 1.5)
+    goes_on = w.stack(first, 0.5 * end[None])              # where the page goes on blank, the answer ends
+    w.move(2, 0, w.stack(first, blank[None]), goes_on, 1.5)
+    w.aim(2, 3, (10, 10, 10), ((0, 0, 0), text, 5))                        # what was just said gives way to what comes
+    w.move(2, 3, w.stack(first), w.stack(0.5 * x1b - 0.75 * first), 1.0)
+    for block in blocks[3:]:
+        free_content(block, decoder.freqs)
