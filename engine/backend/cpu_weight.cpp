@@ -54,21 +54,24 @@ Codes form_of(const AffineFormat& f) {
   return f.table ? kTable : f.bits == 4 ? kNibbles : f.bits == 5 ? kFive : f.bits == 6 ? kSix : kBytes;
 }
 
-// Layouts: kernels/cpu/matmul.h. The panel's codes are zero before.
-void put_codes(const PackedRow& row, Codes form, const uint8_t* codes, int64_t cols) {
-  for (int64_t group = 0; group < cols / 32; ++group) {
-    uint8_t* const p = row.codes + group * code_bytes(form) + row.lane * 4;
-    for (int k = 0; k < 32; ++k) {
-      const int code = codes[group * 32 + k], j = k / 4, i = k % 4;
-      if (form == kBytes) {
-        p[j * 64 + i] = static_cast<uint8_t>(code);
-        continue;
-      }
-      p[j % 4 * 64 + i] |= static_cast<uint8_t>((code & 15) << (j < 4 ? 0 : 4));
-      if (form == kFive) p[256 + i] |= static_cast<uint8_t>(code >> 4 << j);
-      if (form == kSix) p[256 + j / 4 * 64 + i] |= static_cast<uint8_t>(code >> 4 << j % 4 * 2);
-    }
+// One row's share of a group of 32 codes, four to a word; layouts: kernels/cpu/matmul.h.
+void put_group(uint8_t* p, Codes form, const uint8_t* codes) {
+  uint32_t quads[8];
+  std::memcpy(quads, codes, sizeof quads);
+  const auto put = [p](int64_t at, uint32_t word) { std::memcpy(p + at, &word, sizeof word); };
+  if (form == kBytes) {
+    for (int j = 0; j < 8; ++j) put(j * 64, quads[j]);
+    return;
   }
+  constexpr uint32_t kLow = 0x0f0f0f0f;
+  for (int j = 0; j < 4; ++j) put(j * 64, (quads[j] & kLow) | (quads[j + 4] & kLow) << 4);
+  uint32_t fifth = 0, high[2] = {};
+  for (int j = 0; j < 8; ++j) {
+    fifth |= (quads[j] >> 4 & 0x01010101) << j;
+    high[j / 4] |= (quads[j] >> 4 & 0x03030303) << j % 4 * 2;
+  }
+  if (form == kFive) put(256, fifth);
+  if (form == kSix) put(256, high[0]), put(320, high[1]);
 }
 
 // False when a scale doesn't fit half precision.
@@ -79,7 +82,9 @@ bool pack_row(const TensorInfo& t, int64_t r, const AffineFormat& f, const Packe
   d.resize(static_cast<size_t>(subs));
   m.resize(static_cast<size_t>(subs));
   unpack_affine(t.type, t.data + r * row_bytes(t), cols, codes.data(), d.data(), m.data());
-  put_codes(row, form_of(f), codes.data(), cols);
+  const Codes form = form_of(f);
+  for (int64_t g = 0; g < cols / 32; ++g)
+    put_group(row.codes + g * code_bytes(form) + row.lane * 4, form, codes.data() + g * 32);
   for (int64_t s = 0; s < subs; ++s) {
     const auto at = static_cast<size_t>(s);
     if (!fits_half(d[at]) || (f.mins && !fits_half(m[at]))) return false;
@@ -114,29 +119,44 @@ bool pack_affine(const TensorInfo& t, const AffineFormat& f, CpuWeight::Segment&
   return fits.load();
 }
 
-// F16 keeps its bits, BF16 and F32 become float32; codebook types (and scales outside of half precision) are expanded.
+// Float types keep their bits; codebook types (and scales outside of half precision) become half precision where that
+// is exact enough, float32 elsewhere.
+Floats float_form(TensorType type) {
+  if (type == TensorType::BF16) return kBF16;
+  return type == TensorType::F32 || affine_format(type).bits > 0 ? kF32 : kF16;
+}
+
+// One row's values, 16 apart. `room` [cols] for types that have to be dequantised.
+void put_floats(const TensorInfo& t, int64_t r, Floats form, uint8_t* panel, float* room) {
+  const uint8_t* row = t.data + r * row_bytes(t);
+  const int64_t cols = t.cols(), lane = r % kPanelRows;
+  if (t.type == TensorType::F16 || t.type == TensorType::BF16) {
+    for (int64_t k = 0; k < cols; ++k) std::memcpy(panel + (k * kPanelRows + lane) * 2, row + 2 * k, 2);
+    return;
+  }
+  dequantize_row(t.type, row, room, cols);
+  for (int64_t k = 0; k < cols; ++k) {
+    const int64_t at = k * kPanelRows + lane;
+    if (form == kF32) {
+      reinterpret_cast<float*>(panel)[at] = room[k];
+    } else {
+      reinterpret_cast<uint16_t*>(panel)[at] = scalar::float_to_half(room[k]);
+    }
+  }
+}
+
 void pack_floats(const TensorInfo& t, CpuWeight::Segment& s, ThreadPool& pool) {
   const int64_t cols = t.cols(), panels = panels_of(t.rows());
   s.affine = {};
-  s.half = t.type != TensorType::F32 && t.type != TensorType::BF16 && affine_format(t.type).bits == 0;
-  s.panel_bytes = cols * kPanelRows * (s.half ? 2 : 4);
+  s.floats = float_form(t.type);
+  s.panel_bytes = cols * kPanelRows * (s.floats == kF32 ? 4 : 2);
   s.data = weight_buffer(panels * s.panel_bytes);
   pool.for_each(panels, [&](int64_t p) {
     uint8_t* base = s.data.data() + p * s.panel_bytes;
     std::memset(base, 0, static_cast<size_t>(s.panel_bytes));
     std::vector<float> values(static_cast<size_t>(cols));
-    for (int64_t r = p * kPanelRows; r < std::min(t.rows(), (p + 1) * kPanelRows); ++r) {
-      dequantize_row(t.type, t.data + r * row_bytes(t), values.data(), cols);
-      for (int64_t k = 0; k < cols; ++k) {
-        const int64_t at = k * kPanelRows + r % kPanelRows;
-        const float v = values[static_cast<size_t>(k)];
-        if (s.half) {
-          reinterpret_cast<uint16_t*>(base)[at] = scalar::float_to_half(v);
-        } else {
-          reinterpret_cast<float*>(base)[at] = v;
-        }
-      }
-    }
+    for (int64_t r = p * kPanelRows; r < std::min(t.rows(), (p + 1) * kPanelRows); ++r)
+      put_floats(t, r, s.floats, base, values.data());
   });
 }
 
@@ -157,14 +177,6 @@ void reserve_quantised(MatmulScratch& s, size_t total) {
   for (int over16 = 0; over16 < 2; ++over16) {
     s.sums[over16] = Buffer<int32_t>(total / (over16 ? 16 : 32));
     s.fsums[over16] = Buffer<float>(total / (over16 ? 16 : 32));
-  }
-}
-
-// count rows of x side by side: [k][token].
-void interleave(ConstMat x, int64_t t, int count, float* to) {
-  for (int j = 0; j < count; ++j) {
-    const float* from = x.row(t + j);
-    for (int64_t k = 0; k < x.cols; ++k) to[k * count + j] = from[k];
   }
 }
 
@@ -189,7 +201,7 @@ void pack_activations(ThreadPool& pool, const MatmulKernels& kernels, const CpuW
       const int64_t stop = std::min(x.rows, i * 12 + 12);
       for (int64_t t = i * 12; t < stop;) {
         const int count = next_float_block(stop - t);
-        interleave(x, t, count, s.packed.data() + t * x.cols);
+        kernels.interleave(x.row(t), x.stride, count, x.cols, s.packed.data() + t * x.cols);
         t += count;
       }
     });
@@ -223,12 +235,43 @@ MatmulOut out_of(const Job& job, const CpuWeight::Segment& s, int64_t panel, int
           job.bias ? job.bias + row : nullptr};
 }
 
-void run_floats(const Job& job, const CpuWeight::Segment& s, int64_t panel, int64_t t0, int64_t t1) {
-  const FloatPanel w{s.data.data() + panel * s.panel_bytes, job.cols};
+void run_few_floats(const Job& job, const CpuWeight::Segment& s, int64_t panel, int64_t t0, int64_t t1) {
+  const uint8_t* w = s.data.data() + panel * s.panel_bytes;
   for (int64_t t = t0; t < t1;) {
     const int count = next_float_block(t1 - t);
-    job.kernels.floats[s.half](w, job.scratch.packed.data() + t * job.cols, count, out_of(job, s, panel, 1, t));
+    job.kernels.few_floats[s.floats](w, {job.scratch.packed.data() + t * job.cols, count, job.cols, false},
+                                     out_of(job, s, panel, 1, t));
     t += count;
+  }
+}
+
+constexpr int64_t kRange = 256;  // inputs at a time: two float32 panels and a block of tokens in the first-level cache
+
+// Panels [panel, panel + n), n = 1 or 2, times the inputs [k0, k0 + n_k); 16-bit types are widened once.
+void run_range(const Job& job, const CpuWeight::Segment& s, int64_t panel, int n, int64_t k0, int64_t n_k, int64_t t0,
+               int64_t t1, float* room) {
+  const float* w[2];
+  for (int i = 0; i < n; ++i) {
+    const uint8_t* values = s.data.data() + (panel + i) * s.panel_bytes + k0 * kPanelRows * (s.floats == kF32 ? 4 : 2);
+    float* wide = room + i * kRange * kPanelRows;
+    if (s.floats != kF32) job.kernels.widen[s.floats](values, n_k * kPanelRows, wide);
+    w[i] = s.floats == kF32 ? reinterpret_cast<const float*>(values) : wide;
+  }
+  for (int64_t t = t0; t < t1;) {
+    const int count = next_float_block(t1 - t);
+    MatmulOut out = out_of(job, s, panel, n, t);
+    if (k0 + n_k < job.cols) out.bias = nullptr;
+    job.kernels.many_floats(w, n, {job.scratch.packed.data() + t * job.cols + k0 * count, count, n_k, k0 > 0}, out);
+    t += count;
+  }
+}
+
+// A range of inputs after the other: its activations stay in the second-level cache for all panels.
+void run_many_floats(const Job& job, const CpuWeight::Segment& s, int64_t p0, int64_t p1, int64_t t0, int64_t t1,
+                     float* room) {
+  for (int64_t k0 = 0; k0 < job.cols; k0 += kRange) {
+    const int64_t n_k = std::min(kRange, job.cols - k0);
+    for (int64_t p = p0; p < p1; p += 2) run_range(job, s, p, p1 - p >= 2 ? 2 : 1, k0, n_k, t0, t1, room);
   }
 }
 
@@ -262,21 +305,37 @@ void run_many(const Job& job, const CpuWeight::Segment& s, int64_t panel, int n,
 
 constexpr int64_t kMany = 16;  // tokens from which expanding codes pays
 
+struct Room {  // one worker's
+  uint8_t* codes = nullptr;
+  float* values = nullptr;
+};
+
 // Panels [p0, p1) of a segment times the tokens [t0, t1).
 void run_panels(const Job& job, const CpuWeight::Segment& s, int64_t p0, int64_t p1, int64_t t0, int64_t t1,
-                uint8_t* room) {
-  const bool floating = s.affine.bits == 0, many = t1 - t0 >= kMany;
-  for (int64_t p = p0; p < p1;) {
-    const int n = !floating && many && p1 - p >= 2 ? 2 : 1;
-    if (floating) {
-      run_floats(job, s, p, t0, t1);
-    } else if (many) {
-      run_many(job, s, p, n, t0, t1, room);
-    } else {
-      run_few(job, s, p, t0, t1);
-    }
-    p += n;
+                Room room) {
+  const bool floating = s.affine.bits == 0;
+  if (t1 - t0 < kMany) {
+    for (int64_t p = p0; p < p1; ++p) floating ? run_few_floats(job, s, p, t0, t1) : run_few(job, s, p, t0, t1);
+  } else if (floating) {
+    run_many_floats(job, s, p0, p1, t0, t1, room.values);
+  } else {
+    for (int64_t p = p0; p < p1; p += 2) run_many(job, s, p, p1 - p >= 2 ? 2 : 1, t0, t1, room.codes);
   }
+}
+
+// How a product is cut into items: panels times tokens (a multiple of both block sizes; as many as the second-level
+// cache holds well), neighbours sharing their tokens. Few tokens stream the weights: then longer runs of panels.
+// Several items for each worker.
+struct Cut {
+  int64_t panels, tokens;
+};
+Cut cut_of(const CpuWeight& w, int64_t n_tokens, int64_t workers) {
+  const int64_t panels = panels_of(w.rows);
+  if (n_tokens < kMany) return {std::max<int64_t>(4, panels / (8 * workers)), kMany};
+  Cut cut{w.floating ? 8 : 4, w.floating ? 192 : w.cols > 2048 ? 96 : 240};
+  while (cut.panels > 2 && panels / cut.panels * ((n_tokens + cut.tokens - 1) / cut.tokens) < 8 * workers)
+    cut.panels /= 2;
+  return cut;
 }
 
 }  // namespace
@@ -338,26 +397,31 @@ void cpu_embed_rows(ThreadPool& pool, Mat out, const CpuWeight& w, std::span<con
 void cpu_matmul(ThreadPool& pool, const MatmulKernels& kernels, Mat out, const CpuWeight& w, ConstMat x,
                 const float* bias, MatmulScratch& scratch) {
   pack_activations(pool, kernels, w, x, scratch);
-  const size_t share = static_cast<size_t>(2 * w.cols * kPanelRows), room = share * static_cast<size_t>(pool.size());
-  if (w.quantised && x.rows >= kMany && scratch.codes.size() < room) scratch.codes = Buffer<uint8_t>(room);
+  const auto workers = static_cast<size_t>(pool.size());
+  const size_t share = static_cast<size_t>(2 * w.cols * kPanelRows), range = 2 * kRange * kPanelRows;
+  if (x.rows >= kMany) {
+    if (w.quantised && scratch.codes.size() < share * workers) scratch.codes = Buffer<uint8_t>(share * workers);
+    if (w.floating && scratch.values.size() < range * workers) scratch.values = Buffer<float>(range * workers);
+  }
   const Job job{kernels, out, w.cols, bias, scratch};
-  // Items: panels times up to 96 tokens (a multiple of both block sizes), neighbours sharing their tokens. Few tokens
-  // stream the weights: then longer runs of panels, yet several for each worker.
-  constexpr int64_t kTokens = 96;
-  const int64_t per_item = x.rows >= kMany ? 4 : std::max<int64_t>(4, panels_of(w.rows) / (8 * pool.size()));
+  const Cut cut = cut_of(w, x.rows, pool.size());
   int64_t n_groups = 0;
-  for (const auto& s : w.segments) n_groups += (panels_of(s.n_rows) + per_item - 1) / per_item;
-  const int64_t n_items = n_groups * ((x.rows + kTokens - 1) / kTokens);
+  for (const auto& s : w.segments) n_groups += (panels_of(s.n_rows) + cut.panels - 1) / cut.panels;
+  const int64_t n_items = n_groups * ((x.rows + cut.tokens - 1) / cut.tokens);
   std::atomic<int64_t> next{0};
   pool.run([&](int worker, int) {
+    const auto index = static_cast<size_t>(worker);
+    Room room{};
+    if (scratch.codes.size() > 0) room.codes = scratch.codes.data() + index * share;
+    if (scratch.values.size() > 0) room.values = scratch.values.data() + index * range;
     for (int64_t item; (item = next.fetch_add(1, std::memory_order_relaxed)) < n_items;) {
       int64_t group = item % n_groups;
-      const int64_t t0 = item / n_groups * kTokens, t1 = std::min(x.rows, t0 + kTokens);
+      const int64_t t0 = item / n_groups * cut.tokens, t1 = std::min(x.rows, t0 + cut.tokens);
       for (const auto& s : w.segments) {
-        const int64_t panels = panels_of(s.n_rows), groups = (panels + per_item - 1) / per_item;
+        const int64_t panels = panels_of(s.n_rows), groups = (panels + cut.panels - 1) / cut.panels;
         if (group < groups) {
-          const int64_t p0 = group * per_item, p1 = std::min(panels, p0 + per_item);
-          run_panels(job, s, p0, p1, t0, t1, scratch.codes.data() + static_cast<size_t>(worker) * share);
+          const int64_t p0 = group * cut.panels, p1 = std::min(panels, p0 + cut.panels);
+          run_panels(job, s, p0, p1, t0, t1, room);
           break;
         }
         group -= groups;

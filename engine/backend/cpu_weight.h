@@ -18,7 +18,7 @@ class CpuWeight : public Weight {
     int64_t first_row = 0, n_rows = 0;
     AffineFormat affine;      // bits == 0: float panels
     Codes form = kBytes;      // how the panel holds its codes
-    bool half = false;        // float panels of half precision
+    Floats floats = kF32;     // type of float panels
     int64_t panel_bytes = 0;  // d, then m, then codes, each on a line of its own | values
     int64_t m_offset = 0, code_offset = 0;
     Buffer<uint8_t> data;
@@ -35,6 +35,7 @@ struct MatmulScratch {
   Buffer<int32_t> sums[2];  // over 32 | 16 inputs
   Buffer<float> fsums[2];
   Buffer<uint8_t> codes;  // two panels as bytes for each worker
+  Buffer<float> values;   // a range of two panels as float32 for each worker
 };
 
 const MatmulKernels& matmul_kernels(Isa isa);

@@ -16,7 +16,7 @@
 //   sums    [block][k / 32 | k / 16][token] int32 and the same as float32: what offsets and mins need
 // The order of a sum, per group of 32 inputs: part = sum over its sub-blocks of dot * d - m * sum, each step rounded
 // once; acc = acc + part * scale, rounded once. The dots and sums are exact integers.
-// Float panel: [k][row], half precision or float32; activations packed [block][k][token] in blocks of 12, 8, 4, 2, 1.
+// Float panel: [k][row], of the file's type; activations packed [block][k][token] in blocks of 12, 8, 4, 2, 1.
 #pragma once
 
 #include <cstddef>
@@ -49,9 +49,15 @@ struct QuantTokens {  // one block
   int count;  // 8, 4, 2 or 1
 };
 
-struct FloatPanel {
-  const void* values;
-  int64_t cols;
+enum Floats : int { kF32, kF16, kBF16, kFloatForms };
+
+// Inputs [k0, k0 + n_k) of a panel and of a block of tokens, already advanced to k0. With `resume` the sums go on from
+// what `out` holds.
+struct FloatRange {
+  const float* x;  // [k][count]
+  int count;       // 12, 8, 4, 2 or 1
+  int64_t n_k;
+  bool resume;
 };
 
 // Where a block of results goes: out[t * stride + row], rows < n_rows (1..16 a panel), bias may be null.
@@ -70,8 +76,13 @@ struct MatmulKernels {
   // Codes of any form -> the form `bytes`, and one or two panels of that form: for many tokens. [sub-block 32 | 16]
   void (*expand[kCodeForms])(const QuantPanel&, uint8_t* bytes);
   void (*many[2])(const QuantPanel* w, int n_panels, const QuantTokens&, const MatmulOut&);
-  // [F32 | F16]; x packed [k][count]
-  void (*floats[2])(const FloatPanel&, const float* x, int count, const MatmulOut&);
+  // count rows of x side by side: [k][count].
+  void (*interleave)(const float* x, int64_t x_stride, int count, int64_t cols, float* to);
+  // One panel of any float type: for few tokens. [Floats]
+  void (*few_floats[kFloatForms])(const void* panel, const FloatRange&, const MatmulOut&);
+  // n values -> float32, and one or two panels of float32: for many tokens.
+  void (*widen[kFloatForms])(const void* values, int64_t n, float* to);
+  void (*many_floats)(const float* const* panels, int n_panels, const FloatRange&, const MatmulOut&);
 };
 
 // The next block size for `left` tokens.

@@ -7,7 +7,7 @@
 
 namespace foveal::avx2 {
 
-#include "kernels/cpu/simd/quantize.h"
+#include "kernels/cpu/simd/activations.h"
 
 FOVEAL_INLINE __m256 half8(const uint16_t* p) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
@@ -139,6 +139,12 @@ static void expand(const QuantPanel& w, uint8_t* bytes) {
                             decode<C>(w.codes + g * code_bytes(C) + 32 * half, table, j));
 }
 
+// The share of panel p of a result that spans several.
+static MatmulOut panel_out(const MatmulOut& o, int p) {
+  const int first = p * static_cast<int>(kPanelRows), left = o.n_rows - first;
+  return {o.out + first, o.stride, left < 16 ? left : 16, o.bias ? o.bias + first : nullptr};
+}
+
 template <Width W, int Sub>
 static void many_of(const QuantPanel& w, const QuantTokens& x, const MatmulOut& o) {
   return w.m ? panel<kBytes, W, Sub, true>(w, x, o) : panel<kBytes, W, Sub, false>(w, x, o);
@@ -147,8 +153,7 @@ static void many_of(const QuantPanel& w, const QuantTokens& x, const MatmulOut& 
 template <int Sub>
 static void many(const QuantPanel* w, int n_panels, const QuantTokens& x, const MatmulOut& o) {
   for (int p = 0; p < n_panels; ++p) {
-    const int first = p * static_cast<int>(kPanelRows), left = o.n_rows - first;
-    const MatmulOut to{o.out + first, o.stride, left < 16 ? left : 16, o.bias ? o.bias + first : nullptr};
+    const MatmulOut to = panel_out(o, p);
     switch (w[p].form) {
       case kNibbles:
         many_of<kUpTo15, Sub>(w[p], x, to);
@@ -166,37 +171,62 @@ static void many(const QuantPanel* w, int n_panels, const QuantTokens& x, const 
   }
 }
 
-template <bool Half, int T>
-FOVEAL_INLINE void float_half(const FloatPanel& w, const float* x, const MatmulOut& o, int half) {
+// Values i .. i+7 as float32.
+template <Floats F>
+FOVEAL_INLINE __m256 values8(const void* values, int64_t i) {
+  if (F == kF32) return _mm256_loadu_ps(static_cast<const float*>(values) + i);
+  const auto* bits = static_cast<const uint16_t*>(values) + i;
+  if (F == kF16) return half8(bits);
+  const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bits)));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+}
+
+FOVEAL_INLINE __m256 resumed(const FloatRange& r, const MatmulOut& o, int t, int first) {
+  alignas(32) float out[8] = {};
+  for (int i = 0; r.resume && i < 8 && first + i < o.n_rows; ++i) out[i] = o.out[t * o.stride + first + i];
+  return _mm256_load_ps(out);
+}
+
+template <Floats F, int T>
+FOVEAL_INLINE void float_half(const void* panel, const FloatRange& r, const MatmulOut& o, int half) {
   __m256 acc[T];
-  for (int t = 0; t < T; ++t) acc[t] = _mm256_setzero_ps();
-  for (int64_t k = 0; k < w.cols; ++k) {
-    const __m256 value = Half ? half8(static_cast<const uint16_t*>(w.values) + k * kPanelRows + half * 8)
-                              : _mm256_loadu_ps(static_cast<const float*>(w.values) + k * kPanelRows + half * 8);
-    for (int t = 0; t < T; ++t) acc[t] = _mm256_fmadd_ps(value, _mm256_set1_ps(x[k * T + t]), acc[t]);
+  for (int t = 0; t < T; ++t) acc[t] = resumed(r, o, t, half * 8);
+  for (int64_t k = 0; k < r.n_k; ++k) {
+    const __m256 value = values8<F>(panel, k * kPanelRows + half * 8);
+    for (int t = 0; t < T; ++t) acc[t] = _mm256_fmadd_ps(value, _mm256_set1_ps(r.x[k * T + t]), acc[t]);
   }
   for (int t = 0; t < T; ++t) put(o, t, half * 8, acc[t]);
 }
 
-template <bool Half>
-static void floats(const FloatPanel& w, const float* x, int count, const MatmulOut& o) {
-  for (int half = 0; half * 8 < o.n_rows; ++half) switch (count) {
+template <Floats F>
+static void few_floats(const void* panel, const FloatRange& r, const MatmulOut& o) {
+  for (int half = 0; half * 8 < o.n_rows; ++half) switch (r.count) {
       case 12:
-        float_half<Half, 12>(w, x, o, half);
+        float_half<F, 12>(panel, r, o, half);
         break;
       case 8:
-        float_half<Half, 8>(w, x, o, half);
+        float_half<F, 8>(panel, r, o, half);
         break;
       case 4:
-        float_half<Half, 4>(w, x, o, half);
+        float_half<F, 4>(panel, r, o, half);
         break;
       case 2:
-        float_half<Half, 2>(w, x, o, half);
+        float_half<F, 2>(panel, r, o, half);
         break;
       default:
-        float_half<Half, 1>(w, x, o, half);
+        float_half<F, 1>(panel, r, o, half);
         break;
     }
+}
+
+// n is a multiple of 8.
+template <Floats F>
+static void widen(const void* values, int64_t n, float* to) {
+  for (int64_t i = 0; i < n; i += 8) _mm256_storeu_ps(to + i, values8<F>(values, i));
+}
+
+static void many_floats(const float* const* panels, int n_panels, const FloatRange& r, const MatmulOut& o) {
+  for (int p = 0; p < n_panels; ++p) few_floats<kF32>(panels[p], r, panel_out(o, p));
 }
 
 extern const MatmulKernels matmul;
@@ -208,6 +238,9 @@ const MatmulKernels matmul = {quantize,
                                {few<kTable, 32>, few<kTable, 16>}},
                               {expand<kNibbles>, expand<kFive>, expand<kSix>, expand<kBytes>, expand<kTable>},
                               {many<32>, many<16>},
-                              {floats<false>, floats<true>}};
+                              interleave,
+                              {few_floats<kF32>, few_floats<kF16>, few_floats<kBF16>},
+                              {widen<kF32>, widen<kF16>, widen<kBF16>},
+                              many_floats};
 
 }  // namespace foveal::avx2

@@ -13,7 +13,7 @@
 
 namespace foveal::avx512 {
 
-#include "kernels/cpu/simd/quantize.h"
+#include "kernels/cpu/simd/activations.h"
 
 FOVEAL_INLINE __m512 half16(const uint16_t* p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
@@ -69,8 +69,12 @@ FOVEAL_INLINE __m512i table_of(const QuantPanel& w, bool used) {
   return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(w.table)));
 }
 
+FOVEAL_INLINE __mmask16 rows_of(const MatmulOut& o, int first) {
+  return static_cast<__mmask16>(o.n_rows - first >= 16 ? 0xffff : (1u << (o.n_rows - first)) - 1);
+}
+
 FOVEAL_INLINE void put(const MatmulOut& o, int t, int first, __m512 acc) {
-  const __mmask16 rows = static_cast<__mmask16>(o.n_rows - first >= 16 ? 0xffff : (1u << (o.n_rows - first)) - 1);
+  const __mmask16 rows = rows_of(o, first);
   if (o.bias) acc = _mm512_add_ps(acc, _mm512_maskz_loadu_ps(rows, o.bias + first));
   _mm512_mask_storeu_ps(o.out + t * o.stride + first, rows, acc);
 }
@@ -221,32 +225,69 @@ static void many(const QuantPanel* w, int n_panels, const QuantTokens& x, const 
   return w->m ? many_of<Sub, true, 1>(w, x, o) : many_of<Sub, false, 1>(w, x, o);
 }
 
-template <bool Half, int T>
-FOVEAL_INLINE void float_block(const FloatPanel& w, const float* x, const MatmulOut& o) {
-  __m512 acc[T];
-  for (int t = 0; t < T; ++t) acc[t] = _mm512_setzero_ps();
-  for (int64_t k = 0; k < w.cols; ++k) {
-    const __m512 value = Half ? half16(static_cast<const uint16_t*>(w.values) + k * kPanelRows)
-                              : _mm512_loadu_ps(static_cast<const float*>(w.values) + k * kPanelRows);
-    for (int t = 0; t < T; ++t) acc[t] = _mm512_fmadd_ps(value, _mm512_set1_ps(x[k * T + t]), acc[t]);
-  }
-  for (int t = 0; t < T; ++t) put(o, t, 0, acc[t]);
+// Values i .. i+15 as float32.
+template <Floats F>
+FOVEAL_INLINE __m512 values16(const void* values, int64_t i) {
+  if (F == kF32) return _mm512_loadu_ps(static_cast<const float*>(values) + i);
+  const auto* bits = static_cast<const uint16_t*>(values) + i;
+  if (F == kF16) return half16(bits);
+  const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(bits)));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
 }
 
-template <bool Half>
-static void floats(const FloatPanel& w, const float* x, int count, const MatmulOut& o) {
-  switch (count) {
-    case 12:
-      return float_block<Half, 12>(w, x, o);
-    case 8:
-      return float_block<Half, 8>(w, x, o);
-    case 4:
-      return float_block<Half, 4>(w, x, o);
-    case 2:
-      return float_block<Half, 2>(w, x, o);
-    default:
-      return float_block<Half, 1>(w, x, o);
+FOVEAL_INLINE __m512 resumed(const FloatRange& r, const MatmulOut& o, int t, int first) {
+  if (!r.resume) return _mm512_setzero_ps();
+  return _mm512_maskz_loadu_ps(rows_of(o, first), o.out + t * o.stride + first);
+}
+
+// T tokens against P panels: each broadcast of an activation serves P products.
+template <Floats F, int P, int T>
+FOVEAL_INLINE void float_block(const void* const* panels, const FloatRange& r, const MatmulOut& o) {
+  __m512 acc[T][P];
+  for (int t = 0; t < T; ++t)
+    for (int p = 0; p < P; ++p) acc[t][p] = resumed(r, o, t, p * 16);
+  for (int64_t k = 0; k < r.n_k; ++k) {
+    __m512 value[P];
+    for (int p = 0; p < P; ++p) value[p] = values16<F>(panels[p], k * kPanelRows);
+    for (int t = 0; t < T; ++t) {
+      const __m512 x = _mm512_set1_ps(r.x[k * T + t]);
+      for (int p = 0; p < P; ++p) acc[t][p] = _mm512_fmadd_ps(value[p], x, acc[t][p]);
+    }
   }
+  for (int t = 0; t < T; ++t)
+    for (int p = 0; p < P; ++p) put(o, t, p * 16, acc[t][p]);
+}
+
+template <Floats F, int P>
+FOVEAL_INLINE void floats_of(const void* const* panels, const FloatRange& r, const MatmulOut& o) {
+  switch (r.count) {
+    case 12:
+      return float_block<F, P, 12>(panels, r, o);
+    case 8:
+      return float_block<F, P, 8>(panels, r, o);
+    case 4:
+      return float_block<F, P, 4>(panels, r, o);
+    case 2:
+      return float_block<F, P, 2>(panels, r, o);
+    default:
+      return float_block<F, P, 1>(panels, r, o);
+  }
+}
+
+template <Floats F>
+static void few_floats(const void* panel, const FloatRange& r, const MatmulOut& o) {
+  return floats_of<F, 1>(&panel, r, o);
+}
+
+static void many_floats(const float* const* panels, int n_panels, const FloatRange& r, const MatmulOut& o) {
+  const void* const each[2] = {panels[0], panels[n_panels - 1]};
+  return n_panels == 2 ? floats_of<kF32, 2>(each, r, o) : floats_of<kF32, 1>(each, r, o);
+}
+
+// n is a multiple of 16.
+template <Floats F>
+static void widen(const void* values, int64_t n, float* to) {
+  for (int64_t i = 0; i < n; i += 16) _mm512_storeu_ps(to + i, values16<F>(values, i));
 }
 
 extern const MatmulKernels matmul;
@@ -258,6 +299,9 @@ const MatmulKernels matmul = {quantize,
                                {few<kTable, 32>, few<kTable, 16>}},
                               {expand<kNibbles>, expand<kFive>, expand<kSix>, expand<kBytes>, expand<kTable>},
                               {many<32>, many<16>},
-                              {floats<false>, floats<true>}};
+                              interleave,
+                              {few_floats<kF32>, few_floats<kF16>, few_floats<kBF16>},
+                              {widen<kF32>, widen<kF16>, widen<kBF16>},
+                              many_floats};
 
 }  // namespace foveal::avx512

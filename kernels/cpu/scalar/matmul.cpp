@@ -72,6 +72,12 @@ static void few(const QuantPanel& w, const QuantTokens& x, const MatmulOut& o) {
     }
 }
 
+// The share of panel p of a result that spans several.
+static MatmulOut panel_out(const MatmulOut& o, int p) {
+  const int first = p * static_cast<int>(kPanelRows), left = o.n_rows - first;
+  return {o.out + first, o.stride, left < 16 ? left : 16, o.bias ? o.bias + first : nullptr};
+}
+
 template <Codes C>
 static void expand(const QuantPanel& w, uint8_t* bytes) {
   for (int64_t g = 0; g < w.cols / 32; ++g)
@@ -83,24 +89,40 @@ static void expand(const QuantPanel& w, uint8_t* bytes) {
 
 template <int Sub>
 static void many(const QuantPanel* w, int n_panels, const QuantTokens& x, const MatmulOut& o) {
-  for (int p = 0; p < n_panels; ++p) {
-    const int first = p * static_cast<int>(kPanelRows), left = o.n_rows - first;
-    few<kBytes, Sub>(w[p], x, {o.out + first, o.stride, left < 16 ? left : 16, o.bias ? o.bias + first : nullptr});
-  }
+  for (int p = 0; p < n_panels; ++p) few<kBytes, Sub>(w[p], x, panel_out(o, p));
 }
 
-template <bool Half>
-static void floats(const FloatPanel& w, const float* x, int count, const MatmulOut& o) {
-  for (int t = 0; t < count; ++t)
+static void interleave(const float* x, int64_t x_stride, int count, int64_t cols, float* to) {
+  for (int64_t k = 0; k < cols; ++k)
+    for (int t = 0; t < count; ++t) to[k * count + t] = x[t * x_stride + k];
+}
+
+template <Floats F>
+static float value_at(const void* values, int64_t i) {
+  if (F == kF32) return static_cast<const float*>(values)[i];
+  const uint16_t bits = static_cast<const uint16_t*>(values)[i];
+  return F == kF16 ? half_to_float(bits) : bits_float(uint32_t{bits} << 16);
+}
+
+template <Floats F>
+static void few_floats(const void* panel, const FloatRange& r, const MatmulOut& o) {
+  for (int t = 0; t < r.count; ++t)
     for (int row = 0; row < o.n_rows; ++row) {
-      float acc = 0;
-      for (int64_t k = 0; k < w.cols; ++k) {
-        const float value = Half ? half_to_float(static_cast<const uint16_t*>(w.values)[k * kPanelRows + row])
-                                 : static_cast<const float*>(w.values)[k * kPanelRows + row];
-        acc = std::fma(value, x[k * count + t], acc);
-      }
-      o.out[t * o.stride + row] = o.bias ? acc + o.bias[row] : acc;
+      float* out = o.out + t * o.stride + row;
+      float acc = r.resume ? *out : 0;
+      for (int64_t k = 0; k < r.n_k; ++k)
+        acc = std::fma(value_at<F>(panel, k * kPanelRows + row), r.x[k * r.count + t], acc);
+      *out = o.bias ? acc + o.bias[row] : acc;
     }
+}
+
+template <Floats F>
+static void widen(const void* values, int64_t n, float* to) {
+  for (int64_t i = 0; i < n; ++i) to[i] = value_at<F>(values, i);
+}
+
+static void many_floats(const float* const* panels, int n_panels, const FloatRange& r, const MatmulOut& o) {
+  for (int p = 0; p < n_panels; ++p) few_floats<kF32>(panels[p], r, panel_out(o, p));
 }
 
 const MatmulKernels matmul = {quantize,
@@ -111,6 +133,9 @@ const MatmulKernels matmul = {quantize,
                                {few<kTable, 32>, few<kTable, 16>}},
                               {expand<kNibbles>, expand<kFive>, expand<kSix>, expand<kBytes>, expand<kTable>},
                               {many<32>, many<16>},
-                              {floats<false>, floats<true>}};
+                              interleave,
+                              {few_floats<kF32>, few_floats<kF16>, few_floats<kBF16>},
+                              {widen<kF32>, widen<kF16>, widen<kBF16>},
+                              many_floats};
 
 }  // namespace foveal::scalar

@@ -1,5 +1,6 @@
-// Activations to 8 bits, in 256-bit registers: for the instruction sets that have AVX2. Scalar twin:
-// kernels/cpu/scalar/matmul.cpp. Included inside the namespace of one instruction set.
+// Activations as the products want them, rounded to 8 bits or side by side, in 256-bit registers: for the instruction
+// sets that have AVX2. Scalar twin: kernels/cpu/scalar/matmul.cpp. Included inside the namespace of one instruction
+// set.
 namespace {
 
 inline __m256 magnitude(__m256 v) {
@@ -117,6 +118,23 @@ void quantize(const float* x, int64_t x_stride, int64_t cols, const QuantTokens&
       put_sum(to, 1, (2 * b + 1) * n + t, high);
       put_sum(to, 0, b * n + t, low + high);
     }
+}
+
+// Four rows of four floats, transposed, to rows `stride` apart.
+inline void transpose4(const float* x, int64_t x_stride, float* to, int64_t stride) {
+  __m128 r[4];
+  for (int t = 0; t < 4; ++t) r[t] = _mm_loadu_ps(x + t * x_stride);
+  _MM_TRANSPOSE4_PS(r[0], r[1], r[2], r[3]);
+  for (int k = 0; k < 4; ++k) _mm_storeu_ps(to + k * stride, r[k]);
+}
+
+// count rows of x side by side: [k][count].
+void interleave(const float* x, int64_t x_stride, int count, int64_t cols, float* to) {
+  const int64_t whole = count % 4 == 0 ? cols / 4 * 4 : 0;
+  for (int64_t k = 0; k < whole; k += 4)
+    for (int t = 0; t < count; t += 4) transpose4(x + t * x_stride + k, x_stride, to + k * count + t, count);
+  for (int64_t k = whole; k < cols; ++k)
+    for (int t = 0; t < count; ++t) to[k * count + t] = x[t * x_stride + k];
 }
 
 }  // namespace
