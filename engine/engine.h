@@ -48,7 +48,8 @@ struct VisionInfo {
 struct ModelInfo {
   std::string arch, name, file_type, backend;
   int n_layer = 0, n_head = 0, n_head_kv = 0, head_dim = 0, n_embd = 0, n_vocab = 0, n_ctx_train = 0;
-  uint64_t bytes = 0;  // of the file(s)
+  std::vector<int> sliding_window;  // [n_layer] rows that a layer sees; 0: everything (and it may be evicted)
+  uint64_t bytes = 0;               // of the file(s)
   std::optional<VisionInfo> vision;
   std::vector<std::string> warnings;
 };
@@ -116,6 +117,7 @@ struct KvStats {
   int64_t rows_min = 0, rows_max = 0;  // rows kept per head, over all evictable layers and heads
   double rows_mean = 0;
   size_t bytes = 0, bytes_without_eviction = 0, bytes_peak = 0;
+  int64_t budget_rows = -1;      // rows per head on average that the budget came to; -1: everything is kept
   int64_t evictions = 0;         // times that a layer was evicted in this turn
   std::vector<float> r;          // [n_layer * n_head_kv] redundancy at the last eviction (empty: none yet)
   std::vector<float> kept_mass;  // [n_layer * n_head_kv] window attention mass on kept rows
@@ -129,6 +131,17 @@ struct TurnStats {
   uint64_t seed = 0;
   Timings ms;
   KvStats kv;
+};
+
+struct SessionImage {
+  std::vector<int32_t> rows;        // [plan->n_rows]
+  const ImagePlan* plan = nullptr;  // the session's
+};
+
+struct UndoResult {
+  bool replayed = false;  // false: the rows were dropped, nothing was computed
+  int64_t rows = 0;       // rows that went
+  std::string note;       // in words
 };
 
 class Session {
@@ -149,9 +162,19 @@ class Session {
   virtual std::vector<std::vector<int32_t>> kept(int il) const = 0;  // [n_head_kv] token indices, ascending
   // K and V rows as float32, [n_head_kv] of [kept, head_dim].
   virtual std::pair<std::vector<Matrix>, std::vector<Matrix>> kv_arrays(int il) const = 0;
+  virtual KvStats kv_stats() const = 0;               // of this moment
   virtual KvStats evict(const KvOptions& kv) = 0;     // evict now by other options
   virtual void pin(int64_t start, int64_t stop) = 0;  // rows of these token indices are never evicted
-  virtual std::unique_ptr<Session> fork() const = 0;
+  virtual std::unique_ptr<Session> fork() const = 0;  // a copy, KV rows included: costs kv_bytes() again
+  // Takes back the last turn (a prefill, chat or generate call, and the tokens that followed). Rows that were never up
+  // for eviction are dropped exactly; otherwise the turns before are computed again, step for step, from the pictures'
+  // cached embeddings. Errors (before anything changes): state when there is no turn, or a picture isn't cached.
+  virtual UndoResult undo() = 0;
+  // Reads picture `index` of images() again at the current position, without the encoder. State error when its
+  // embeddings aren't cached (a loaded session, or beyond the cache's ceiling).
+  virtual void refresh(int index) = 0;
+  // A session that reads everything again that this one has seen, turn by turn, under other options.
+  virtual std::unique_ptr<Session> replay(const KvOptions& kv) const = 0;
   // Writes everything that the session is (budget-sized) to one file, atomically: a crash leaves the old file or the
   // new one. Errors: io.
   virtual void save(const std::string& path) const = 0;
@@ -166,11 +189,17 @@ class Session {
     std::array<uint8_t, 32> hash{};
   };
   virtual const std::vector<SeenImage>& images() const = 0;
+  // The same with the token index of each of a picture's rows (other tokens may stand between them).
+  virtual std::vector<SessionImage> image_rows() const = 0;
 
   // ---- a chat turn: start_chat() prefills what the session doesn't hold yet; next() pulls text until it returns
   // false.
   virtual void start_chat(const std::vector<Message>& messages, std::span<const ImageView> images,
                           const GenerateOptions& options) = 0;
+  // Whether the rows are a conversation that start_next() goes on with.
+  virtual bool is_chat() const = 0;
+  // Another user message after the chat so far (or the first one); image indices of its parts count from 0.
+  virtual void start_next(const Message& user, std::span<const ImageView> images, const GenerateOptions& options) = 0;
   // The same for parts prepared by the caller (raw prompt).
   virtual void start(std::span<const Part> parts, const GenerateOptions& options) = 0;
   // Parts that are the whole conversation from position 0, rendered by the caller (a template of its own): what the

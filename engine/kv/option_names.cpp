@@ -55,6 +55,26 @@ const char* mix_name(Mix m) {
   return name_of(kMixes, m);
 }
 
+const char* scope_name(Scope s) {
+  return s == Scope::image ? "image" : "prompt";
+}
+const char* on_full_name(OnFull o) {
+  return o == OnFull::stop ? "stop" : o == OnFull::evict ? "evict" : "error";
+}
+const char* kv_type_name(KvType t) {
+  switch (t) {
+    case KvType::F32:
+      return "f32";
+    case KvType::F16:
+      return "f16";
+    case KvType::Q8_0:
+      return "q8_0";
+    case KvType::Q4_0:
+      return "q4_0";
+  }
+  return "";
+}
+
 Scope scope_from_name(const std::string& name) {
   return find<Scope, 2>("kv scope", name, {{{"prompt", Scope::prompt}, {"image", Scope::image}}});
 }

@@ -39,11 +39,38 @@ Budget parse_budget(const std::string& text) {
     return Budget{Budget::bytes, std::floor(value * factor)};
   };
   if (unit == "%" && value <= 100) return {Budget::percent, value};
+  if (unit == "B") return bytes(1.0);
   if (unit == "KiB") return bytes(1024.0);
   if (unit == "MiB") return bytes(1024.0 * 1024);
   if (unit == "GiB") return bytes(1024.0 * 1024 * 1024);
   if (!unit.empty() || value != std::floor(value) || value > kMaxRows) bad_budget(text);
   return {Budget::rows, value};
+}
+
+std::string budget_text(const Budget& b) {
+  double shown = b.value;
+  const char* unit = "B";
+  for (const char* next : {"KiB", "MiB", "GiB"}) {
+    if (b.kind != Budget::bytes || std::fmod(shown, 1024) != 0) break;
+    shown /= 1024;
+    unit = next;
+  }
+  char number[64];
+  const auto [end, error] = std::to_chars(number, number + sizeof number, shown, std::chars_format::fixed);
+  const std::string value(number, error == std::errc() ? end : number);
+  switch (b.kind) {
+    case Budget::everything:
+      return "none";
+    case Budget::rows:
+      return value;
+    case Budget::percent:
+      return value + "%";
+    case Budget::bytes:
+      return value + unit;
+    case Budget::automatic:
+      return "auto";
+  }
+  return "none";
 }
 
 void check_kv_options(const KvOptions& o) {

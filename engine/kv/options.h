@@ -30,6 +30,7 @@ struct KvOptions {
   uint64_t seed = 0;
   KvType dtype = KvType::F16;
   OnFull on_full = OnFull::stop;
+  bool shadow = false;  // score and report, evict nothing
 };
 Policy policy_from_name(const std::string& name);  // invalid_argument lists the names; likewise below
 Mix mix_from_name(const std::string& name);
@@ -38,6 +39,10 @@ OnFull on_full_from_name(const std::string& name);  // "stop" | "evict" | "error
 KvType kv_type_from_name(const std::string& name);  // "f16" | "f32" | "q8_0" | "q4_0"
 const char* policy_name(Policy p);
 const char* mix_name(Mix m);
+const char* scope_name(Scope s);
+const char* on_full_name(OnFull o);
+const char* kv_type_name(KvType t);
+std::string budget_text(const Budget& b);  // what parse_budget reads
 // Ranges and combinations; `window + sinks` must be below a row budget (names the least that works).
 void check_kv_options(const KvOptions& o);
 

@@ -202,6 +202,10 @@ void KvStore::note_other_bytes(size_t bytes) {
   impl_->count_peak();
 }
 
+void KvStore::raise_peak(size_t bytes) {
+  impl_->peak = std::max(impl_->peak, bytes);
+}
+
 size_t KvStore::row_bytes() const {
   return 2 * impl_->row;
 }

@@ -47,6 +47,7 @@ class KvStore {
   size_t peak_bytes() const;  // most that was ever committed, other_bytes included
   // The layer being prefilled (float32) is counted here too while it is alive.
   void note_other_bytes(size_t bytes);
+  void raise_peak(size_t bytes);          // another store's peak counts for this one too
   size_t row_bytes() const;               // K and V of one row of one head, without its token index
   size_t head_bytes(int64_t rows) const;  // committed for one head of one layer that holds `rows` rows
 

@@ -28,7 +28,7 @@ uint64_t available_memory() {
 
 // Rows per KV head and layer on average. Bytes: as many as leave every evictable head, slack included and rounded up to
 // pages, inside; automatic: half of the memory that the system has left.
-int64_t SessionImpl::budget_rows(const KvOptions& kv, int64_t total_rows) const {
+int64_t SessionImpl::budget_rows(const KvOptions& kv, int64_t total_rows) {
   if (kv.budget.kind == Budget::everything) return -1;
   int64_t pinned = 0, heads = 0;
   for (const auto& pin : pins_) pinned += pin.second - pin.first;
@@ -60,7 +60,13 @@ int64_t SessionImpl::budget_rows(const KvOptions& kv, int64_t total_rows) const 
       rows = rows_for(kv.budget.value);
       break;
     case Budget::automatic:
-      rows = std::max(least, rows_for(0.5 * static_cast<double>(available_memory())));
+      if (auto_rows_ == 0) {  // once a session: what was chosen doesn't follow what other programs take
+        auto_rows_ = std::max<int64_t>(1, rows_for(0.5 * static_cast<double>(available_memory())));
+        stats_.note = cat("kv budget auto: ", auto_rows_, " rows per head, at most ",
+                          static_cast<int64_t>(bytes_for(auto_rows_) / (1 << 20)), " MiB of ", available_memory() >> 20,
+                          " MiB available");
+      }
+      rows = std::max(least, auto_rows_);
       break;
   }
   if (rows < least)
@@ -117,7 +123,13 @@ SelectResult SessionImpl::choose(int il, const KvOptions& kv, int64_t budget, st
   if (!table_r_.empty())
     params.head_weight = std::span(table_r_).subspan(static_cast<size_t>(il) * head_count, head_count);
   params.head_scores = table_scores_;
-  return select_rows(model_->backend(), layer, params);
+  SelectResult chosen = select_rows(model_->backend(), layer, params);
+  if (!kv.shadow) return chosen;
+  for (size_t ih = 0; ih < heads.size(); ++ih) {  // what would go stays
+    chosen.keep[ih].resize(static_cast<size_t>(heads[ih].rows.len));
+    std::iota(chosen.keep[ih].begin(), chosen.keep[ih].end(), 0);
+  }
+  return chosen;
 }
 
 // Remembers r and the kept mass, and when the layer wants its next eviction.
@@ -133,7 +145,7 @@ void SessionImpl::note_choice(int il, const SelectResult& chosen, int64_t rows_b
   }
   const bool dropped = total < rows_before;
   const auto n = static_cast<int64_t>(heads);
-  evict_above_[static_cast<size_t>(il)] = (dropped ? total : n * budget_) + n * kv_.slack;
+  evict_above_[static_cast<size_t>(il)] = (dropped ? total : std::max(total, n * budget_)) + n * kv_.slack;
   if (!dropped) return;
   evicted_before_ = n_rows();
   ++evictions_;
@@ -185,6 +197,7 @@ KvStats SessionImpl::evict(const KvOptions& kv) {
   const Stopwatch watch;
   for (int il = 0; budget >= 0 && il < params().n_layer; ++il)
     if (evictable(il)) evict_store_layer(il, kv, budget);
+  evicted_by_hand_ = evicted_by_hand_ || budget >= 0;
   stats_.ms.evict = watch.ms();
   table_scores_ = own_scores;
   table_r_ = own_r;
@@ -251,6 +264,7 @@ KvStats SessionImpl::kv_stats() const {
   s.bytes = store_->bytes();
   s.bytes_without_eviction = full;
   s.bytes_peak = store_->peak_bytes();
+  s.budget_rows = budget_;
   s.evictions = evictions_;
   s.r = r_;
   s.kept_mass = kept_mass_;

@@ -143,6 +143,7 @@ ModelImpl::ModelImpl(const std::string& path, const ModelOptions& o) : process_(
   info_.n_embd = params.n_embd;
   info_.n_vocab = params.n_vocab;
   info_.n_ctx_train = params.n_ctx_train;
+  info_.sliding_window = params.sliding_window;
   info_.bytes = text_file_->file_bytes() + (mmproj_file_ ? mmproj_file_->file_bytes() : 0);
   info_.warnings = text_file_->warnings();
   if (mmproj_file_) {

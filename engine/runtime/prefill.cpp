@@ -21,11 +21,13 @@ struct SessionImpl::Undo {
     if (n_rows == 0) return;
     rings = s.rings_;
     evict_above = s.evict_above_;
+    if (s.has_logits_) logits.assign(s.logits().begin(), s.logits().end());
     if (s.kv_.budget.kind != Budget::everything || s.params().n_rope_tables > 1) store = s.store_->clone();
   }
   void restore() {
     SessionImpl& s = session;
     if (store) {
+      store->raise_peak(s.store_->peak_bytes());
       s.store_ = std::move(store);
     } else {
       s.store_->truncate(static_cast<int32_t>(n_rows));
@@ -51,6 +53,7 @@ struct SessionImpl::Undo {
   size_t n_images;
   std::vector<QueryRing> rings;
   std::vector<int64_t> evict_above;
+  std::vector<float> logits;
   std::unique_ptr<KvStore> store;
 };
 
@@ -87,7 +90,7 @@ void SessionImpl::encode_images(PromptRows& rows) {
   const Stopwatch watch;
   for (size_t i = 0; i < rows.images.size(); ++i) {
     PromptImage& image = rows.images[i];
-    image.rows = embeddings_->find(image.id);
+    if (!image.rows) image.rows = embeddings_->find(image.id);
     if (image.rows) continue;
     if (progress_) progress_("encoding the picture", static_cast<float>(i) / static_cast<float>(rows.images.size()));
     const VisionEncoder& vision = model_->need_vision();
@@ -171,7 +174,8 @@ Sight plan_sight(const PromptRows& rows, int64_t chunk_rows) {
 
 }  // namespace
 
-void SessionImpl::run_layers(PromptRows& rows) {
+// beside: bytes of the earlier turns' rows that are kept until the end.
+void SessionImpl::run_layers(PromptRows& rows, size_t beside) {
   const TextParams& p = params();
   Backend& backend = model_->backend();
   const int64_t n = rows.size(), first = n_rows() - n;
@@ -194,7 +198,7 @@ void SessionImpl::run_layers(PromptRows& rows) {
   capacity += n;
   const int64_t head_floats = capacity * p.head_dim;
   Buffer<float> layer_k(static_cast<size_t>(head_floats * p.n_head_kv)), layer_v(layer_k.size());
-  store_->note_other_bytes(layer_k.bytes() + layer_v.bytes());
+  store_->note_other_bytes(layer_k.bytes() + layer_v.bytes() + beside);
 
   budget_ = budget_rows(kv_, n_rows());
   if (budget_ >= 0) protect_rows(kv_);
@@ -281,11 +285,18 @@ void SessionImpl::prefill_rows(PromptRows& rows) {
     positions_.insert(positions_.end(), rows.positions.begin(), rows.positions.end());
     for (const int32_t image : rows.image_of) image_of_.push_back(image < 0 ? -1 : first_image + image);
     next_pos_ = rows.next_pos;
-    run_layers(rows);
+    run_layers(rows, undo.store ? undo.store->bytes() : 0);
   } catch (...) {
     undo.restore();
     throw;
   }
+  turns_.push_back({undo.n_rows, static_cast<int64_t>(chat_messages_.size()), static_cast<int64_t>(chat_images_.size()),
+                    unstepped_ ? int64_t{*unstepped_} : -1});
+  prefills_.emplace_back(undo.n_rows, n_rows());
+  before_turn_.reset();
+  if (undo.n_rows > 0)
+    before_turn_ = BeforeTurn{undo.n_rows, undo.budget, std::move(undo.rings), std::move(undo.evict_above),
+                              std::move(undo.logits)};
   unstepped_.reset();
   stats_.ms.evict += evict_ms_;
   stats_.ms.prefill += watch.ms() - evict_ms_;

@@ -68,6 +68,19 @@ void PromptBuilder::add_image(ImageView image) {
   entry.pixels.rgb.resize(line * static_cast<size_t>(image.height));
   for (int y = 0; y < image.height; ++y)
     std::memcpy(entry.pixels.rgb.data() + line * static_cast<size_t>(y), image.rgb + y * image.stride, line);
+  add_entry(std::move(entry));
+}
+
+void PromptBuilder::add_encoded(const ImageId& id, const ImagePlan& plan, std::shared_ptr<const Matrix> encoded) {
+  PromptImage entry;
+  entry.id = id;
+  entry.plan = plan;
+  entry.rows = std::move(encoded);
+  add_entry(std::move(entry));
+}
+
+// Wrapping text and rows as the family has them.
+void PromptBuilder::add_entry(PromptImage entry) {
   const int index = static_cast<int>(rows.images.size());
   rows.images.push_back(std::move(entry));
   const ImagePlan plan = rows.images.back().plan;

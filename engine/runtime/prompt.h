@@ -47,12 +47,15 @@ class PromptBuilder {
   void add_ids(std::span<const int32_t> ids);
   void add_text(std::span<const TextPiece> pieces, bool continuation);
   void add_image(ImageView image);
+  // A picture whose rows are known: no pixels, no encoder.
+  void add_encoded(const ImageId& id, const ImagePlan& plan, std::shared_ptr<const Matrix> rows);
   void add_bos_if_missing();  // at the front of an empty prompt
   void add_parts(std::span<const Part> parts, bool at_start);
 
   PromptRows rows;
 
  private:
+  void add_entry(PromptImage entry);
   void add_image_rows(int image, int first, int count, int64_t origin);
   const Tokenizer& tokenizer_;
   const VisionEncoder* vision_;

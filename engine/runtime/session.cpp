@@ -71,7 +71,12 @@ SessionImpl::SessionImpl(const SessionImpl& o)
       pins_(o.pins_),
       next_pos_(o.next_pos_),
       evicted_before_(o.evicted_before_),
+      turns_(o.turns_),
+      prefills_(o.prefills_),
+      before_turn_(o.before_turn_),
+      evicted_by_hand_(o.evicted_by_hand_),
       budget_(o.budget_),
+      auto_rows_(o.auto_rows_),
       evict_above_(o.evict_above_),
       r_(o.r_),
       kept_mass_(o.kept_mass_),
@@ -137,6 +142,14 @@ std::pair<std::vector<Matrix>, std::vector<Matrix>> SessionImpl::kv_arrays(int i
   return out;
 }
 
+std::vector<SessionImage> SessionImpl::image_rows() const {
+  std::vector<SessionImage> out(seen_images_.size());
+  for (size_t i = 0; i < out.size(); ++i) out[i].plan = &seen_images_[i].plan;
+  for (size_t i = 0; i < image_of_.size(); ++i)
+    if (image_of_[i] >= 0) out[static_cast<size_t>(image_of_[i])].rows.push_back(static_cast<int32_t>(i));
+  return out;
+}
+
 void SessionImpl::set_chunk_rows(int64_t n) {
   if (n < 1 || n > 1 << 20) fail(ErrorCode::invalid_argument, "chunk rows: found ", n, ", expected 1 to ", 1 << 20);
   chunk_rows_ = n;
@@ -150,7 +163,13 @@ void SessionImpl::clear() {
   image_of_.clear();
   seen_images_.clear();
   pins_.clear();
+  turns_.clear();
+  prefills_.clear();
+  before_turn_.reset();
+  r_.clear();
+  kept_mass_.clear();
   next_pos_ = evicted_before_ = 0;
+  evicted_by_hand_ = false;
   budget_ = -1;
   has_logits_ = false;
   unstepped_.reset();
@@ -188,6 +207,10 @@ void SessionImpl::cut(int64_t n) {
   while (!seen_images_.empty() && seen_images_.back().first_row >= n) seen_images_.pop_back();
   for (auto& pin : pins_) pin.second = std::min(pin.second, n);
   std::erase_if(pins_, [](const auto& pin) { return pin.first >= pin.second; });
+  for (auto& prefill : prefills_) prefill.second = std::min(prefill.second, n);
+  std::erase_if(prefills_, [](const auto& prefill) { return prefill.first >= prefill.second; });
+  std::erase_if(turns_, [&](const Turn& turn) { return turn.first_row >= n; });
+  before_turn_.reset();
   has_logits_ = false;
   unstepped_.reset();
 }

@@ -1,5 +1,5 @@
 // The one Session behind engine.h. Split by concern over session.cpp (rows, queries about them), prefill.cpp,
-// decode.cpp, evict.cpp, turn.cpp (chat and generation).
+// decode.cpp, evict.cpp, turn.cpp (chat and generation), replay.cpp (undo, refresh), state_file.cpp.
 #pragma once
 
 #include <chrono>
@@ -26,17 +26,24 @@ class SessionImpl final : public Session {
   size_t kv_peak_bytes() const override { return store_->peak_bytes(); }
   std::vector<std::vector<int32_t>> kept(int il) const override;
   std::pair<std::vector<Matrix>, std::vector<Matrix>> kv_arrays(int il) const override;
+  KvStats kv_stats() const override;
   KvStats evict(const KvOptions& kv) override;
   void pin(int64_t start, int64_t stop) override;
   std::unique_ptr<Session> fork() const override;
+  UndoResult undo() override;
+  void refresh(int index) override;
+  std::unique_ptr<Session> replay(const KvOptions& kv) const override;
   void save(const std::string& path) const override;
   const KvOptions& kv_options() const override { return kv_; }
   int64_t n_ctx() const override { return n_ctx_; }
   std::shared_ptr<const Model> model() const override { return model_; }
   const std::vector<SeenImage>& images() const override { return seen_images_; }
+  std::vector<SessionImage> image_rows() const override;
 
   void start_chat(const std::vector<Message>& messages, std::span<const ImageView> images,
                   const GenerateOptions& options) override;
+  bool is_chat() const override { return !chat_messages_.empty(); }
+  void start_next(const Message& user, std::span<const ImageView> images, const GenerateOptions& options) override;
   void start(std::span<const Part> parts, const GenerateOptions& options) override;
   void start_prompt(std::span<const Part> parts, const GenerateOptions& options) override;
   bool next(std::string& piece) override;
@@ -64,11 +71,24 @@ class SessionImpl final : public Session {
   };
   struct Undo;  // what a failed prefill puts back
 
+  // Where a turn began, and what of the conversation belonged to the rows before it.
+  struct Turn {
+    int64_t first_row = 0, n_messages = 0, n_images = 0;
+    int64_t unstepped = -1;  // token shown, not yet among the rows
+  };
+  // What dropping the last turn's rows alone doesn't bring back.
+  struct BeforeTurn {
+    int64_t first_row = 0, budget = -1;
+    std::vector<QueryRing> rings;
+    std::vector<int64_t> evict_above;
+    std::vector<float> logits;  // empty: none
+  };
+
   // ---- prefill.cpp
   void prefill_rows(PromptRows& rows);
   void check_room(const PromptRows& rows) const;
   void encode_images(PromptRows& rows);
-  void run_layers(PromptRows& rows);
+  void run_layers(PromptRows& rows, size_t beside);
   void fill_hidden(const PromptRows& rows, Mat x) const;
   void add_deepstack(const PromptRows& rows, Mat x, int level) const;
   void check_cancelled() const;
@@ -77,7 +97,7 @@ class SessionImpl final : public Session {
   void decode(int32_t token);
 
   // ---- evict.cpp
-  int64_t budget_rows(const KvOptions& kv, int64_t total_rows) const;  // rows per head; -1: everything
+  int64_t budget_rows(const KvOptions& kv, int64_t total_rows);  // rows per head; -1: everything
   SelectResult choose(int il, const KvOptions& kv, int64_t budget, std::span<const KvHead> rows, KvType type,
                       std::span<const std::span<const int32_t>> index);
   void note_choice(int il, const SelectResult& chosen, int64_t rows_before);
@@ -86,7 +106,6 @@ class SessionImpl final : public Session {
   void evict_after_step();
   bool evictable(int il) const { return params().sliding_window[static_cast<size_t>(il)] == 0; }
   void load_tables(const KvOptions& kv);
-  KvStats kv_stats() const;
 
   // ---- turn.cpp
   void begin_turn(const GenerateOptions& options);
@@ -102,10 +121,19 @@ class SessionImpl final : public Session {
   bool take(std::string& piece);
   void finish(const char* reason);
 
+  // ---- replay.cpp
+  void replay_rows(const SessionImpl& from, int64_t n);
+  PromptRows rows_again(int64_t first, int64_t stop) const;
+  void check_cached(int64_t n) const;
+  void take_rows(SessionImpl&& from);
+
   // ---- state_file.cpp
   void write_state(class StateWriter& out) const;
   void read_state(class StateReader& in);
   void read_rows(class StateReader& in);
+  void read_images(class StateReader& in);
+  void check_positions(const class StateReader& in) const;
+  void read_turns(class StateReader& in);
   void read_cache(class StateReader& in);
 
   const TextParams& params() const { return model_->text().params(); }
@@ -125,9 +153,14 @@ class SessionImpl final : public Session {
   std::vector<std::pair<int64_t, int64_t>> pins_;
   int64_t next_pos_ = 0;
   int64_t evicted_before_ = 0;  // rows from here on have never been up for eviction
+  std::vector<Turn> turns_;
+  std::vector<std::pair<int64_t, int64_t>> prefills_;  // rows [first, stop) of each; those between were stepped
+  std::optional<BeforeTurn> before_turn_;              // of the last turn
+  bool evicted_by_hand_ = false;                       // evict() was called: a replay doesn't repeat that
 
   // eviction
   int64_t budget_ = -1;                        // rows per head at the last prefill, -1: everything
+  int64_t auto_rows_ = 0;                      // what Budget::automatic came to, chosen once; 0: not yet
   std::vector<int64_t> evict_above_;           // [n_layer] total rows of a layer that call for another eviction
   std::vector<uint8_t> protected_;             // [n_rows]
   std::vector<float> r_, kept_mass_;           // [n_layer * n_head_kv]

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <utility>
 
 #include "engine/core/mapped_file.h"
 #include "engine/core/sha256.h"
@@ -43,6 +44,7 @@ void write_options(StateWriter& out, const KvOptions& o) {
                           static_cast<int64_t>(o.dtype), static_cast<int64_t>(o.on_full)})
     out.value(v);
   out.value(o.seed);
+  out.value<uint8_t>(o.shadow);
   out.text(o.tables);
 }
 
@@ -62,6 +64,7 @@ KvOptions read_options(StateReader& in) {
   o.dtype = static_cast<KvType>(type);
   o.on_full = static_cast<OnFull>(in.number("on_full", 0, static_cast<int64_t>(OnFull::error)));
   o.seed = in.value<uint64_t>();
+  o.shadow = in.value<uint8_t>() != 0;
   o.tables = in.text("tables", 4096);
   check_kv_options(o);
   return o;
@@ -93,6 +96,15 @@ void SessionImpl::write_state(StateWriter& out) const {
   out.value(next_pos_);
   out.value(evicted_before_);
   out.value(budget_);
+  out.value(auto_rows_);
+  out.value<uint8_t>(evicted_by_hand_);
+  out.value<uint64_t>(turns_.size());
+  for (const Turn& turn : turns_)
+    for (const int64_t v : {turn.first_row, turn.n_messages, turn.n_images, turn.unstepped}) out.value(v);
+  out.value<uint64_t>(prefills_.size());
+  for (const auto& prefill : prefills_) out.value(prefill.first), out.value(prefill.second);
+  out.list(std::span<const float>(table_scores_));
+  out.list(std::span<const float>(table_r_));
   out.list(std::span<const int64_t>(evict_above_));
   out.list(std::span<const float>(r_));
   out.list(std::span<const float>(kept_mass_));
@@ -149,6 +161,26 @@ void SessionImpl::read_rows(StateReader& in) {
     in.bad("positions", static_cast<int64_t>(positions_.size()), n_rows(), n_rows());
   if (image_of_.size() != tokens_.size())
     in.bad("picture of each row", static_cast<int64_t>(image_of_.size()), n_rows(), n_rows());
+  read_images(in);
+  const int64_t n_pins = in.number("pins", 0, n_rows());
+  for (int64_t i = 0; i < n_pins; ++i) {
+    const int64_t start = in.number("start of a pin", 0, n_rows() - 1);
+    pins_.emplace_back(start, in.number("end of a pin", start + 1, n_rows()));
+  }
+  next_pos_ = in.number("next position", 0, int64_t{1} << 31);
+  check_positions(in);
+  evicted_before_ = in.number("last eviction", 0, n_rows());
+  const bool everything = kv_.budget.kind == Budget::everything;
+  budget_ = in.number("budget in rows", -1, everything ? -1 : int64_t{1} << 40);
+  const int64_t least = int64_t{kv_.window} + kv_.sinks + 1;
+  if (budget_ >= 0 && budget_ < least) in.bad("budget in rows", budget_, least, int64_t{1} << 40);
+  auto_rows_ = in.number("rows of budget 'auto'", 0, int64_t{1} << 40);
+  evicted_by_hand_ = in.value<uint8_t>() != 0;
+  read_turns(in);
+}
+
+// Every picture's rows are those that its plan says, in order.
+void SessionImpl::read_images(StateReader& in) {
   const int64_t n_images = in.number("pictures", 0, n_rows());
   for (int64_t i = 0; i < n_images; ++i) {
     SeenImage image;
@@ -159,26 +191,99 @@ void SessionImpl::read_rows(StateReader& in) {
     image.plan = model_->need_vision().plan(width, height);
     seen_images_.push_back(std::move(image));
   }
+  std::vector<int64_t> count(static_cast<size_t>(n_images), 0);
+  int32_t newest = -1;
   for (size_t i = 0; i < tokens_.size(); ++i) {
-    if (tokens_[i] < -1 || tokens_[i] >= params().n_vocab) in.bad("token", tokens_[i], -1, params().n_vocab - 1);
-    if (image_of_[i] < -1 || image_of_[i] >= n_images) in.bad("picture of a row", image_of_[i], -1, n_images - 1);
-    if ((tokens_[i] < 0) != (image_of_[i] >= 0)) in.bad("picture of a row", image_of_[i], -1, n_images - 1);
+    const int32_t token = tokens_[i], image = image_of_[i];
+    if (token < -1 || token >= params().n_vocab) in.bad("token", token, -1, params().n_vocab - 1);
+    if ((token < 0) != (image >= 0))
+      in.bad("picture of a row", image, token < 0 ? 0 : -1, token < 0 ? n_images - 1 : -1);
+    if (image < 0) continue;
+    if (image < newest || image > newest + 1 || image >= n_images)
+      in.bad("picture of a row", image, newest, std::min<int64_t>(newest + 1, n_images - 1));
+    const SeenImage& seen = seen_images_[static_cast<size_t>(image)];
+    if (image > newest && seen.first_row != static_cast<int64_t>(i))
+      in.bad("first row of a picture", seen.first_row, static_cast<int64_t>(i), static_cast<int64_t>(i));
+    newest = image;
+    ++count[static_cast<size_t>(image)];
+  }
+  for (size_t i = 0; i < count.size(); ++i)
+    if (count[i] != seen_images_[i].plan.n_rows)
+      in.bad("rows of a picture", count[i], seen_images_[i].plan.n_rows, seen_images_[i].plan.n_rows);
+}
+
+// Positions follow from the rows: text counts on; under M-RoPE a picture spans its grid from one origin.
+void SessionImpl::check_positions(const StateReader& in) const {
+  int64_t next = 0, row_in_image = 0;
+  for (size_t i = 0; i < tokens_.size(); ++i) {
+    const int32_t image = image_of_[i];
+    Position expected;
+    const ImagePlan* plan = image < 0 ? nullptr : &seen_images_[static_cast<size_t>(image)].plan;
+    if (plan && params().mrope && plan->grid_cols > 0) {
+      row_in_image =
+          seen_images_[static_cast<size_t>(image)].first_row == static_cast<int64_t>(i) ? 0 : row_in_image + 1;
+      expected = {static_cast<int32_t>(next), static_cast<int32_t>(next + row_in_image / plan->grid_cols),
+                  static_cast<int32_t>(next + row_in_image % plan->grid_cols)};
+      if (row_in_image + 1 == plan->n_rows) next += std::max(plan->grid_rows, plan->grid_cols);
+    } else {
+      expected.t = expected.h = expected.w = static_cast<int32_t>(next++);
+    }
     const Position p = positions_[i];
-    if (p.t < 0 || p.h < 0 || p.w < 0) in.bad("position", std::min({p.t, p.h, p.w}), 0, INT32_MAX);
+    if (p.t != expected.t) in.bad("position", p.t, expected.t, expected.t);
+    if (p.h != expected.h) in.bad("position", p.h, expected.h, expected.h);
+    if (p.w != expected.w) in.bad("position", p.w, expected.w, expected.w);
   }
-  const int64_t n_pins = in.number("pins", 0, n_rows());
-  for (int64_t i = 0; i < n_pins; ++i) {
-    const int64_t start = in.number("start of a pin", 0, n_rows() - 1);
-    pins_.emplace_back(start, in.number("end of a pin", start + 1, n_rows()));
+  if (next_pos_ != next) in.bad("next position", next_pos_, next, next);
+}
+
+void SessionImpl::read_turns(StateReader& in) {
+  const int64_t n_turns = in.number("turns", 0, n_rows() + 1);
+  for (int64_t i = 0, last = 0; i < n_turns; ++i) {
+    Turn turn;
+    turn.first_row = last = in.number("first row of a turn", last, n_rows());
+    turn.n_messages = in.number("messages before a turn", 0, 1 << 20);
+    turn.n_images = in.number("pictures before a turn", 0, 1 << 20);
+    turn.unstepped = in.number("pending token of a turn", -1, params().n_vocab - 1);
+    if (turn.first_row < n_rows() && image_of_[static_cast<size_t>(turn.first_row)] >= 0 &&
+        seen_images_[static_cast<size_t>(image_of_[static_cast<size_t>(turn.first_row)])].first_row != turn.first_row)
+      in.bad("first row of a turn", turn.first_row, 0, 0);
+    turns_.push_back(turn);
   }
-  next_pos_ = in.number("next position", 0, int64_t{1} << 31);
-  evicted_before_ = in.number("last eviction", 0, n_rows());
-  budget_ = in.number("budget in rows", -1, INT64_MAX);
+  const int64_t n_prefills = in.number("prefills", 0, n_rows());
+  for (int64_t i = 0, last = 0; i < n_prefills; ++i) {
+    const int64_t first = in.number("first row of a prefill", last, n_rows() - 1);
+    last = in.number("end of a prefill", first + 1, n_rows());
+    prefills_.emplace_back(first, last);
+  }
+  // What is in no prefill was stepped: no picture's rows.
+  size_t k = 0;
+  for (int64_t i = 0; i < n_rows(); ++i) {
+    while (k < prefills_.size() && prefills_[k].second <= i) ++k;
+    const bool prefilled = k < prefills_.size() && i >= prefills_[k].first;
+    const int32_t image = image_of_[static_cast<size_t>(i)];
+    if (!prefilled && image >= 0) in.bad("picture row outside of every prefill", i, 0, 0);
+    if (prefilled && image >= 0 && seen_images_[static_cast<size_t>(image)].first_row < prefills_[k].first)
+      in.bad("first row of a prefill", prefills_[k].first, 0, seen_images_[static_cast<size_t>(image)].first_row);
+  }
+  const auto layers = static_cast<uint64_t>(params().n_layer);
+  table_scores_ = in.list<float>("head scores", layers * static_cast<uint64_t>(params().n_head));
+  table_r_ = in.list<float>("head weights", layers * static_cast<uint64_t>(params().n_head_kv));
+  uint64_t counted = 0;
+  for (int il = 0; il < params().n_layer; ++il) counted += evictable(il);
+  const uint64_t scores = counted * static_cast<uint64_t>(params().n_head);
+  const uint64_t weights = layers * static_cast<uint64_t>(params().n_head_kv);
+  if (table_scores_.size() != (table_scores_.empty() ? 0 : scores) ||
+      (kv_.policy == Policy::sparsemm && table_scores_.empty()))
+    in.bad("head scores", static_cast<int64_t>(table_scores_.size()), 0, static_cast<int64_t>(scores));
+  if (!table_r_.empty() && table_r_.size() != weights)
+    in.bad("head weights", static_cast<int64_t>(table_r_.size()), 0, static_cast<int64_t>(weights));
 }
 
 void SessionImpl::read_cache(StateReader& in) {
   const auto layers = static_cast<uint64_t>(params().n_layer), heads = static_cast<uint64_t>(params().n_head_kv);
   evict_above_ = in.list<int64_t>("eviction thresholds", layers);
+  for (const int64_t rows : evict_above_)
+    if (rows < 0) in.bad("eviction threshold", rows, 0, INT64_MAX);
   r_ = in.list<float>("r", layers * heads);
   kept_mass_ = in.list<float>("kept mass", layers * heads);
   if (evict_above_.size() != layers || (r_.size() != 0 && r_.size() != layers * heads) ||
@@ -229,7 +334,8 @@ void SessionImpl::read_state(StateReader& in) {
       ContentPart part;
       part.kind = static_cast<ContentPart::Kind>(in.number("kind of a part", 0, 1));
       part.value = in.text("text of a message", uint64_t{1} << 30);
-      part.image_index = static_cast<int>(in.number("picture of a part", -1, 1 << 20));
+      part.image_index =
+          static_cast<int>(in.number("picture of a part", -1, part.kind == ContentPart::image ? 1 << 20 : -1));
       m.content.push_back(std::move(part));
     }
     chat_messages_.push_back(std::move(m));
@@ -260,11 +366,18 @@ std::unique_ptr<SessionImpl> SessionImpl::load(std::shared_ptr<const ModelImpl> 
     fail(ErrorCode::mismatch, path, ": saved with model and mmproj ", short_hex(print), " (", quoted(name),
          "), opened with ", short_hex(model->fingerprint()), " (", model->text().params().arch, " ",
          quoted(model->text().params().name), "): expected the same files");
-  const KvOptions kv = read_options(in);
-  const int64_t n_ctx = in.number("n_ctx", 1, int64_t{1} << 24);
-  auto session = std::make_unique<SessionImpl>(std::move(model), kv, n_ctx);
-  session->read_state(in);
-  return session;
+  try {
+    KvOptions kv = read_options(in);
+    const std::string tables = std::exchange(kv.tables, "");  // their numbers are in the file: no path is opened
+    const int64_t n_ctx = in.number("n_ctx", 1, int64_t{1} << 24);
+    auto session = std::make_unique<SessionImpl>(std::move(model), kv, n_ctx);
+    session->kv_.tables = tables;
+    session->read_state(in);
+    return session;
+  } catch (const Error& e) {  // values that no saved session has, refused by whatever took them
+    if (e.code() == ErrorCode::file_format || e.code() == ErrorCode::out_of_memory) throw;
+    fail(ErrorCode::file_format, path, ": ", e.what());
+  }
 }
 
 }  // namespace foveal

@@ -152,7 +152,13 @@ void SessionImpl::read_whole(PromptRows& rows) {
   if (rows.next_pos > n_ctx_ && kv_.on_full != OnFull::evict) check_room(rows);
   reuse_or_restart(rows);
   unstepped_.reset();
-  if (rows.size() > 0) prefill_rows(rows);
+  chat_messages_.clear();  // the rows stand for this conversation from here on
+  chat_images_.clear();
+  if (rows.size() > 0) {
+    prefill_rows(rows);
+  } else {
+    turns_.push_back({n_rows(), 0, 0, -1});
+  }
 }
 
 void SessionImpl::begin_reply() {
@@ -181,6 +187,32 @@ void SessionImpl::start_chat(const std::vector<Message>& messages, std::span<con
     read_whole(b.rows);
   }
   chat_messages_ = messages;
+  chat_images_ = std::move(ids);
+  begin_reply();
+}
+
+void SessionImpl::start_next(const Message& user, std::span<const ImageView> images, const GenerateOptions& options) {
+  if (chat_messages_.empty()) {
+    if (n_rows() > 0) fail(ErrorCode::state, "the session's rows are no chat; continue it with parts");
+    start_chat({user}, images, options);
+    return;
+  }
+  const Use use(*this);
+  check_image_indices({user}, images.size());
+  begin_turn(options);
+  const size_t before = chat_images_.size();
+  std::vector<ImageView> views(before);  // only those of the new message are looked at
+  std::vector<ImageId> ids = chat_images_;
+  for (const ImageView& image : images) {
+    views.push_back(image);
+    ids.push_back(image_id(image, model_->need_vision()));
+  }
+  std::vector<Message> messages = chat_messages_;
+  messages.push_back(user);
+  for (ContentPart& part : messages.back().content)
+    if (part.kind == ContentPart::image) part.image_index += static_cast<int>(before);
+  append_continuation(messages, views);
+  chat_messages_ = std::move(messages);
   chat_images_ = std::move(ids);
   begin_reply();
 }

@@ -2,6 +2,7 @@
 
 from . import evict
 from ._foveal import version as __version__
+from .compare import Comparison
 from .errors import (
     ArgumentError,
     ContextFull,
@@ -18,19 +19,22 @@ from .errors import (
 from .kv import KV
 from .model import Model
 from .progress import Progress
-from .reply import Reply, ReplyStream, Stats
+from .reply import Reply, ReplyStream, Stats, Timings, Usage
+from .report import KvReport
 from .session import Session
 from .tokenizer import Tokenizer
 
 __all__ = [
     "KV",
     "ArgumentError",
+    "Comparison",
     "ContextFull",
     "DeviceError",
     "Error",
     "FileError",
     "FormatError",
     "ImageError",
+    "KvReport",
     "MemoryLimit",
     "MismatchError",
     "Model",
@@ -40,8 +44,10 @@ __all__ = [
     "Session",
     "StateError",
     "Stats",
+    "Timings",
     "Tokenizer",
     "UnsupportedError",
+    "Usage",
     "__version__",
     "evict",
 ]

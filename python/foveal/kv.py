@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from . import _foveal
 from .check import MAX_INT32, integer, path_bytes
@@ -24,8 +24,9 @@ class KV:
     sinks: first rows, always kept. scope: "image" lets only rows of pictures go.
     slack: rows a head may grow past its budget before it is evicted again.
     tables: file of SparseMM head scores and offline redundancy. seed: of policy "random".
-    dtype: storage of the rows, "f16" or "f32".
+    dtype: storage of the rows, "f16", "f32", "q8_0" or "q4_0" (these two need a head size that is a multiple of 32).
     on_full: at the end of the context "stop", "evict" (needs a budget) or "error".
+    shadow: score and report (kv.r, kv.kept_mass), evict nothing.
     """
 
     budget: int | str | None = None
@@ -39,6 +40,7 @@ class KV:
     seed: int = 0
     dtype: str = "f16"
     on_full: Literal["stop", "evict", "error"] = "stop"
+    shadow: bool = False
     _native: _foveal.KvOptions = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -57,8 +59,16 @@ class KV:
             seed=integer("KV seed", self.seed, 0, 2**64 - 1),
             dtype=self.dtype,
             on_full=self.on_full,
+            shadow=bool(self.shadow),
         )
         object.__setattr__(self, "_native", native)
+
+    @classmethod
+    def _of(cls, values: dict[str, Any]) -> "KV":
+        """From the native module's words."""
+        budget, tables = values["budget"], values["tables"]
+        known = None if budget == "none" else int(budget) if budget.isdigit() else budget
+        return cls(**(values | {"budget": known, "tables": os.fsdecode(tables) if tables else None}))
 
     def _budget_text(self) -> str:
         if self.budget is None:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from . import _foveal, messages
 from .check import MAX_INT32, integer, path_bytes, token_ids
 from .errors import ArgumentError, StateError
+from .geometry import BY_PROJECTOR, Convention, to_original
 from .images import to_pixels
 from .kv import KV
 from .progress import Progress
@@ -103,6 +105,25 @@ class Model:
         if kv is not None and not isinstance(kv, KV):
             raise ArgumentError(f"kv: found {type(kv).__name__}, expected foveal.KV or None")
         return Session(self, kv or KV(), 0 if n_ctx is None else integer("n_ctx", n_ctx, 1, MAX_INT32))
+
+    def to_original(
+        self, value: Sequence[float], size: tuple[int, int], convention: Convention | None = None
+    ) -> tuple[float, ...]:
+        """A point (x, y) or box (x0, y0, x1, y1) that the model wrote, in pixels of the picture of `size` (width, height).
+
+        convention: "pixels" of the resized picture, "1000", "unit"; None takes what the family was trained on."""
+        plan = self._native.plan_image(*size)
+        projector = self._info["vision"]["projector"]
+        convention = convention or BY_PROJECTOR.get(projector)
+        if convention is None:
+            raise ArgumentError(f"convention: {projector} models have no settled one; give 'pixels', '1000' or 'unit'")
+        return to_original(value, size, plan["resized"], convention)
+
+    def load_session(self, path: str | os.PathLike[str]) -> Session:
+        """Opens what ``session.save()`` wrote: FormatError for a damaged file, MismatchError for another model,
+        quantisation, mmproj or format version."""
+        native = _foveal.Session.load(self._native, path_bytes("path", path), self._progress._native)
+        return Session(self, KV._of(native.kv_options()), 0, _native=native)
 
     def close(self) -> None:
         """Lets go of the model; its memory is freed with the last session on it."""

@@ -1,11 +1,15 @@
 """What a turn gives back: text with its tokens and statistics, at once or piece by piece."""
 
 import contextlib
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from . import _foveal
 from .errors import StateError
+
+if TYPE_CHECKING:
+    from .report import KvReport
 
 
 class Stats(dict[str, Any]):
@@ -31,17 +35,53 @@ class Stats(dict[str, Any]):
             raise AttributeError(name) from None
 
 
+@dataclass(frozen=True)
+class Usage:
+    """Rows of a turn: the whole prompt, its pictures' among them, those that were cached, and the answer's."""
+
+    prompt: int
+    image: int
+    cached: int
+    completion: int
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Milliseconds of a turn: encoding pictures, prefill, choosing and moving rows, decode."""
+
+    encode: float
+    prefill: float
+    evict: float
+    decode: float
+
+
 class Reply(str):
-    """The reply's text, with `.tokens` (ids) and `.stats`."""
+    """The reply's text, with `.tokens` (ids), `.stats`, and typed: `.finish_reason`, `.usage`, `.timings`, `.kv`."""
 
     tokens: list[int]
     stats: Stats
+    kv: "KvReport | None"
 
-    def __new__(cls, text: str, tokens: list[int], stats: Stats) -> "Reply":
+    def __new__(cls, text: str, tokens: list[int], stats: Stats, kv: "KvReport | None" = None) -> "Reply":
         reply = super().__new__(cls, text)
         reply.tokens = tokens
         reply.stats = stats
+        reply.kv = kv
         return reply
+
+    @property
+    def finish_reason(self) -> str:
+        return str(self.stats.finish_reason)
+
+    @property
+    def usage(self) -> Usage:
+        s = self.stats
+        return Usage(s.prompt_tokens, s.image_tokens, s.cached_tokens, s.completion_tokens)
+
+    @property
+    def timings(self) -> Timings:
+        ms = self.stats.ms
+        return Timings(ms.image_encode, ms.prefill, ms.evict, ms.decode)
 
     @property
     def text(self) -> str:
@@ -54,8 +94,10 @@ class Reply(str):
 class ReplyStream(Iterator[str]):
     """Pieces of text as they come. Closing it, or leaving its `with` block, cancels the turn."""
 
-    def __init__(self, session: _foveal.Session) -> None:
+    def __init__(self, session: _foveal.Session, report: "Callable[[], KvReport]") -> None:
         self._session = session
+        self._report = report
+        self._kv: KvReport | None = None
         self._pieces: list[str] = []
         self._result: tuple[list[int], Stats] | None = None
 
@@ -82,6 +124,7 @@ class ReplyStream(Iterator[str]):
 
     def _finish(self) -> None:
         self._result = (self._session.reply_tokens(), Stats(self._session.stats()))
+        self._kv = self._report()
 
     @property
     def text(self) -> str:
@@ -104,7 +147,14 @@ class ReplyStream(Iterator[str]):
         """Reads what is left and returns the whole reply."""
         for _ in self:
             pass
-        return Reply(self.text, self.tokens, self.stats)
+        return Reply(self.text, self.tokens, self.stats, self._kv)
+
+    @property
+    def kv(self) -> "KvReport":
+        """What the cache held when the turn ended."""
+        if self._kv is None:
+            raise StateError("reply.kv: the reply isn't complete; read the stream to its end or close it")
+        return self._kv
 
     def __enter__(self) -> "ReplyStream":
         return self

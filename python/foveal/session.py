@@ -1,5 +1,6 @@
 """A session: rows in, logits out, and chat on top. One thread at a time."""
 
+import os
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -7,12 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _foveal
-from .check import MAX_INT32, integer, real, utf8
+from .check import MAX_INT32, integer, path_bytes, real, utf8
+from .compare import Comparison, compare
 from .errors import ArgumentError, StateError
-from .images import to_pixels
+from .images import Pixels, to_pixels
 from .kv import KV
 from .messages import parse
 from .reply import Reply, ReplyStream, Stats
+from .report import KvReport
 
 if TYPE_CHECKING:
     from .model import Model
@@ -26,6 +29,7 @@ class Session:
         self.kv = kv
         self._native = _native or _foveal.Session(model._native, kv._native, n_ctx, model._progress._native)
         self._stream: ReplyStream | None = None
+        self._pixels: list[Pixels] = []  # of the pictures of the last conversation, for reports
 
     # ---- rows in, logits out
 
@@ -84,6 +88,11 @@ class Session:
         """(K, V) of layer `il`: a float32 array [kept, head_dim] per KV head. For checks."""
         return self._native.kv_arrays(self._layer(il))
 
+    def kv_stats(self) -> Stats:
+        """Of this moment: budget_rows (what the budget came to; -1: everything), rows_min, rows_mean, rows_max per head,
+        bytes, bytes_without_eviction, bytes_peak, evictions, r and kept_mass per layer and head."""
+        return Stats(self._native.kv_stats())
+
     def evict(self, kv: KV) -> Stats:
         """Evicts now by other options: one full prefill, fork(), many policies. Returns the `kv` statistics."""
         if not isinstance(kv, KV):
@@ -97,6 +106,43 @@ class Session:
     def fork(self) -> "Session":
         """An independent copy, KV rows included."""
         return Session(self.model, self.kv, 0, _native=self._native.fork())
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes everything that the session is to one file, atomically: a crash leaves the old file or the new one."""
+        self._native.save(path_bytes("path", path))
+
+    def undo(self) -> Stats:
+        """Takes back the last turn: a prefill or chat call and the tokens after it. Exact when no row before it has been
+        evicted since it began; otherwise the turns before it are read again, step for step, from the pictures' cached
+        embeddings. Returns replayed (which of the two), rows, note."""
+        return Stats(self._native.undo())
+
+    def compare(self, question: str, images: Any = None, max_tokens: int = 64, kv: KV | None = None) -> Comparison:
+        """Asks `question` twice after everything that the session has seen: with the whole cache (f16, nothing evicted,
+        ever) and with the budget `kv` (None: the session's). The session itself stays as it is; what it has seen is
+        computed again for each side, pictures from their cached embeddings."""
+        return compare(self, question, images, integer("max_tokens", max_tokens, 1, MAX_INT32), kv)
+
+    def kv_report(self) -> KvReport:
+        """What the cache holds now, row by row: maps over pictures, shares of the text, an HTML page."""
+        return KvReport(self._native, self.model, self._pixels)
+
+    def _replay(self, kv: KV) -> "Session":
+        return Session(self.model, kv, 0, _native=self._native.replay(kv._native))
+
+    def _ask(self, question: str, images: Any) -> None:
+        """Prefills the question: the chat's next message, or more text where the rows are no chat."""
+        options = generate_options(max_tokens=1)
+        parsed, pixels = parse(question, images)
+        if self.n_tokens and not self._native.is_chat():
+            self._native.start([*pixels, (utf8(question), False)], options)
+        else:
+            self._native.start_next(parsed[-1], pixels, options)
+
+    def refresh(self, image_index: int = 0) -> None:
+        """Reads a picture of this session again at the current position, from its cached embeddings, without the
+        encoder: at full detail after its rows have been evicted."""
+        self._native.refresh(integer("image_index", image_index, 0, MAX_INT32))
 
     def close(self) -> None:
         """Frees the KV rows; every later use is a StateError."""
@@ -142,10 +188,16 @@ class Session:
 
     def _chat(self, conversation: Any, images: Any, options: dict[str, Any]) -> ReplyStream:
         parsed, pixels = parse(conversation, images)
+        self._pixels = pixels
         if not self.model._jinja:
             return self._stream_of(lambda: self._native.start_chat(parsed, pixels, options))
         parts = [pixels[p] if isinstance(p, int) else p for p in self.model._render_jinja(parsed)]
         return self._stream_of(lambda: self._native.start_prompt(parts, options))
+
+    def _next(self, conversation: Any, images: Any, options: dict[str, Any]) -> ReplyStream:
+        """Another user message after the chat that the session holds: the last of `conversation`."""
+        parsed, pixels = parse(conversation, images)
+        return self._stream_of(lambda: self._native.start_next(parsed[-1], pixels, options))
 
     def _generate(self, parts: Any, options: dict[str, Any]) -> ReplyStream:
         """Continues a raw prompt (parts as in `prefill`), without a chat template."""
@@ -156,7 +208,8 @@ class Session:
         if self._stream is not None:
             self._stream.close()
         start()
-        self._stream = ReplyStream(self._native)
+        native, model, pixels = self._native, self.model, self._pixels
+        self._stream = ReplyStream(native, lambda: KvReport(native, model, pixels))
         return self._stream
 
     def _parts(self, parts: Any) -> list[Any]:

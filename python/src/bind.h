@@ -124,5 +124,6 @@ FloatRows to_numpy(Matrix matrix);                    // float32 [rows, cols], t
 FloatRow to_numpy(const float* data, size_t n);       // float32 [n], a copy
 IntRow to_numpy(const std::vector<int32_t>& values);  // int32 [n], a copy
 nb::dict kv_stats(const KvStats& stats);
+nb::dict kv_options(const KvOptions& options);  // as the words of the Python face
 
 }  // namespace foveal::python

@@ -35,6 +35,7 @@ nb::dict info(const PyModel& model) {
   d["n_vocab"] = i.n_vocab;
   d["n_ctx_train"] = i.n_ctx_train;
   d["file_type"] = i.file_type;
+  d["sliding_window"] = i.sliding_window;
   d["bytes"] = i.bytes;
   d["backend"] = i.backend;
   d["warnings"] = i.warnings;

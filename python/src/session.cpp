@@ -47,6 +47,10 @@ class PySession : public Owned<std::unique_ptr<Session>> {
       return result;
     }
   }
+  std::unique_ptr<PySession> replay(const KvOptions& kv) {
+    auto copy = run("session.replay", [&](Session& s) { return s.replay(kv); });
+    return std::make_unique<PySession>(std::move(copy), progress_);
+  }
   std::unique_ptr<PySession> fork() {
     auto copy = run("session.fork", [](Session& s) { return s.fork(); });
     return std::make_unique<PySession>(std::move(copy), progress_);
@@ -102,6 +106,14 @@ void start_chat(PySession& s, const std::vector<PyMessage>& messages, const nb::
   s.run("session.chat", [&](Session& session) { session.start_chat(native, views, o); });
 }
 
+void start_next(PySession& s, const PyMessage& message, const nb::list& images, const nb::dict& options) {
+  std::vector<ImageView> views;
+  for (const nb::handle image : images) views.push_back(image_view(nb::cast<Pixels>(image)));
+  const std::vector<Message> native = to_messages({message});
+  const GenerateOptions o = to_options(options);
+  s.run("session.chat", [&](Session& session) { session.start_next(native[0], views, o); });
+}
+
 void start(PySession& s, const nb::list& parts, const nb::dict& options) {
   const std::vector<Part> native = to_parts(parts);
   const GenerateOptions o = to_options(options);
@@ -155,6 +167,27 @@ nb::tuple kv_arrays(PySession& s, int il) {
   return nb::make_tuple(ks, vs);
 }
 
+// Pictures seen: (row indices in the session, regions [n_rows, 4] in original pixels, width, height).
+nb::list images(PySession& s) {
+  const PySession::Use session(s, "session.images");
+  nb::list out;
+  for (const SessionImage& image : session->image_rows()) {
+    Matrix boxes(static_cast<int64_t>(image.rows.size()), 4);
+    for (size_t i = 0; i < image.rows.size(); ++i) {
+      const Box& b = image.plan->boxes[i];
+      float* to = boxes.view().row(static_cast<int64_t>(i));
+      to[0] = b.x0, to[1] = b.y0, to[2] = b.x1, to[3] = b.y1;
+    }
+    nb::dict d;
+    d["rows"] = nb::cast(to_numpy(image.rows));
+    d["boxes"] = nb::cast(to_numpy(std::move(boxes)));
+    d["size"] = nb::make_tuple(image.plan->width, image.plan->height);
+    d["resized"] = nb::make_tuple(image.plan->resized_width, image.plan->resized_height);
+    out.append(d);
+  }
+  return out;
+}
+
 FloatRow logits(PySession& s) {
   const PySession::Use session(s, "session.logits");
   const std::span<const float> values = session->logits();
@@ -179,6 +212,14 @@ void bind_session(nb::module_& m) {
              return std::make_unique<PySession>(without_gil([&] { return native.session(kv, n_ctx); }), std::move(p));
            }),
            nb::arg("model"), nb::arg("kv"), nb::arg("n_ctx"), nb::arg("progress"))
+      .def_static(
+          "load",
+          [](const PyModel& model, const nb::bytes& path, std::shared_ptr<ProgressState> p) {
+            const Model& native = model.get("model.load_session");
+            const std::string name = from_bytes(path);
+            return std::make_unique<PySession>(without_gil([&] { return native.load_session(name); }), std::move(p));
+          },
+          nb::arg("model"), nb::arg("path"), nb::arg("progress"))
       .def("prefill",
            [](PySession& s, const nb::list& parts) {
              const std::vector<Part> native = to_parts(parts);
@@ -204,6 +245,28 @@ void bind_session(nb::module_& m) {
              session->pin(start, stop);
            })
       .def("fork", &PySession::fork)
+      .def("replay", &PySession::replay, nb::arg("kv"))
+      .def("undo",
+           [](PySession& s) {
+             const UndoResult r = s.run("session.undo", [](Session& session) { return session.undo(); });
+             nb::dict d;
+             d["replayed"] = r.replayed;
+             d["rows"] = r.rows;
+             d["note"] = to_bytes(r.note);
+             return d;
+           })
+      .def("refresh",
+           [](PySession& s, int index) { s.run("session.refresh", [&](Session& session) { session.refresh(index); }); })
+      .def("save",
+           [](PySession& s, const nb::bytes& path) {
+             const std::string name = from_bytes(path);
+             s.run("session.save", [&](Session& session) { session.save(name); });
+           })
+      .def("images", &images)
+      .def("is_chat", read("session.is_chat", [](Session& s) { return s.is_chat(); }))
+      .def("kv_stats", read("session.kv_stats", [](Session& s) { return kv_stats(s.kv_stats()); }))
+      .def("kv_options", read("session.kv", [](Session& s) { return kv_options(s.kv_options()); }))
+      .def("start_next", &start_next, nb::arg("message"), nb::arg("images"), nb::arg("options"))
       .def("start_chat", &start_chat, nb::arg("messages"), nb::arg("images"), nb::arg("options"))
       .def("start", &start, nb::arg("parts"), nb::arg("options"))
       .def("start_prompt", &start_prompt, nb::arg("parts"), nb::arg("options"))

@@ -18,12 +18,14 @@ class Conversation {
  public:
   Conversation(const Options& o, std::shared_ptr<const Model> model) : o_(o), model_(std::move(model)) {
     model_->chat_template();  // an unknown template is an error now, not after the first question
-    clear();
+    begin(make_session(*model_, o));
     for (const std::string& path : o.images) add_image(path);
   }
 
-  void clear() {
-    session_ = make_session(*model_, o_);
+  void clear() { begin(model_->session(o_.kv, o_.n_ctx)); }
+
+  void begin(std::unique_ptr<Session> session) {
+    session_ = std::move(session);
     session_->set_progress(line_.callback());
     messages_.clear();
     images_.clear();
@@ -48,7 +50,15 @@ class Conversation {
     for (const Image& image : images_) views.push_back(image.view());
     const CancelOnInterrupt interruptible(*session_);
     try {
-      session_->start_chat(messages_, views, o_.generate);
+      if (o_.session_file.empty() || session_->tokens().empty()) {
+        session_->start_chat(messages_, views, o_.generate);
+      } else {  // the session knows what was said before, in earlier runs too
+        Message next = messages_.back();
+        const auto first = images_.size() - pending_.size();
+        for (ContentPart& part : next.content)
+          if (part.kind == ContentPart::image) part.image_index -= static_cast<int>(first);
+        session_->start_next(next, std::span(views).subspan(first), o_.generate);
+      }
       line_.erase();
       stream();
     } catch (const Error& e) {
@@ -70,6 +80,8 @@ class Conversation {
     if (stats.finish_reason == "context") write_note("note: the context is full; /clear starts anew");
     if (o_.stats) print_stats();
   }
+
+  void save() const { save_session(*session_, o_); }
 
   void print_stats() const { write_note(describe_turn(session_->stats())); }
 
@@ -132,7 +144,10 @@ int chat(const Options& o) {
   std::string line;
   for (;;) {
     const LineReader::Status status = reader.read("> ", line);
-    if (status == LineReader::Status::end) return 0;
+    if (status == LineReader::Status::end) {
+      talk.save();
+      return 0;
+    }
     if (status == LineReader::Status::interrupted) {
       if (interrupts() >= 2) return 130;
       write_note("\n(Ctrl-C again or /quit ends)");
@@ -143,6 +158,7 @@ int chat(const Options& o) {
       if (line[0] != '/') {
         talk.ask(line);
       } else if (!command(talk, line)) {
+        talk.save();
         return 0;
       }
     } catch (const Error& e) {

@@ -171,6 +171,8 @@ const std::vector<Flag>& flags() {
        [](const Given& g) { g.o.kv.dtype = kv_type_from_name(g.value); }},
       {"--kv-seed", "N", MODEL, "of policy random (0)",
        [](const Given& g) { g.o.kv.seed = static_cast<uint64_t>(g.integer(0, std::numeric_limits<int64_t>::max())); }},
+      {"--session", "FILE", TALK, "go on from this file when it is there, and write it at the end",
+       [](const Given& g) { g.o.session_file = g.value; }},
       {"--stats", nullptr, TALK, "print times, tokens/s and KV bytes", [](const Given& g) { g.o.stats = true; }},
       {"-p --n-prompt", "N,...", BENCH, "prompt lengths, 0 = none (512)",
        [](const Given& g) { g.o.bench_prompt = g.list(0); }},

@@ -20,6 +20,7 @@ struct Options {
   std::string prompt, prompt_file, system;
   std::vector<std::string> images;
   bool raw = false, stats = false;
+  std::string session_file;  // "": none
   GenerateOptions generate;
 
   std::vector<int> bench_prompt{512}, bench_generate{128}, bench_depth{0};

@@ -68,10 +68,16 @@ int run(const Options& o) {
     } else {
       std::vector<ImageView> views;
       for (const Image& image : images) views.push_back(image.view());
-      session->start_chat(user_turn(o, prompt), views, o.generate);
+      std::vector<Message> messages = user_turn(o, prompt);
+      if (session->tokens().empty()) {
+        session->start_chat(messages, views, o.generate);
+      } else {
+        session->start_next(messages.back(), views, o.generate);
+      }
     }
     line.erase();
     stream_reply(*session);
+    save_session(*session, o);
   } catch (const Error&) {
     if (interrupts() > 0) return 130;
     throw;

@@ -1,6 +1,8 @@
 // What the commands share.
 #include "tools/cli/setup.h"
 
+#include <sys/stat.h>
+
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -48,7 +50,17 @@ std::shared_ptr<const Model> load_model(const Options& o) {
 }
 
 std::unique_ptr<Session> make_session(const Model& model, const Options& o) {
-  return model.session(o.kv, o.n_ctx);
+  struct stat ignored;
+  if (o.session_file.empty() || (::stat(o.session_file.c_str(), &ignored) != 0 && errno == ENOENT))
+    return model.session(o.kv, o.n_ctx);
+  std::unique_ptr<Session> session = model.load_session(o.session_file);
+  write_note(cat(o.session_file, ": ", session->tokens().size(), " tokens, kv budget ",
+                 budget_text(session->kv_options().budget), " and context ", session->n_ctx(), " as saved"));
+  return session;
+}
+
+void save_session(const Session& session, const Options& o) {
+  if (!o.session_file.empty()) session.save(o.session_file);
 }
 
 std::string read_text_file(const std::string& path) {

@@ -12,7 +12,8 @@ from ..errors import ArgumentError, ContextFull, Error
 from ..images import Pixels, to_pixels
 from ..model import Model
 from ..progress import Progress
-from .setup import ProgressLine, describe_turn, image_paths, kv_options, load_model, note, sampling
+from ..session import Session
+from .setup import ProgressLine, describe_turn, image_paths, kv_options, load_model, note, open_session, sampling
 
 HELP = """/image FILE  put a picture before the next message
 /clear       forget the conversation
@@ -27,12 +28,15 @@ class Conversation:
         self.o, self.model, self.progress = o, model, progress
         self.kv, self.options = kv_options(o), sampling(o)
         self.model.apply_template([{"role": "user", "content": ""}])  # an unknown template is an error now
-        self.clear()
+        self.begin(open_session(o, model, self.kv))
         for path in image_paths(o):
             self.add_image(path)
 
     def clear(self) -> None:
-        self.session = self.model.session(self.kv, self.o.ctx_size or None)
+        self.begin(self.model.session(self.kv, self.o.ctx_size or None))
+
+    def begin(self, session: Session) -> None:
+        self.session = session
         self.messages: list[dict[str, Any]] = []
         self.pending: list[Pixels] = []
         self.last = ""
@@ -52,7 +56,10 @@ class Conversation:
         self.pending = []
         try:
             with ProgressLine(self.progress):
-                stream = self.session._chat(self.messages, None, self.options)
+                if self.o.session and self.session.n_tokens:  # it knows what was said, in earlier runs too
+                    stream = self.session._next(self.messages[-1:], None, self.options)
+                else:
+                    stream = self.session._chat(self.messages, None, self.options)
         except KeyboardInterrupt:
             self.messages.pop()
             note("stopped; the message was taken back")
@@ -77,6 +84,11 @@ class Conversation:
             note("note: the context is full; /clear starts anew")
         if self.o.stats:
             note(self.last)
+
+    def end(self) -> int:
+        if self.o.session:
+            self.session.save(self.o.session)
+        return 0
 
     def command(self, line: str) -> bool:
         """False when the conversation is over."""
@@ -134,9 +146,9 @@ def chat(o: argparse.Namespace) -> int:
                 if not line.startswith("/"):
                     talk.ask(line)
                 elif not talk.command(line):
-                    return 0
+                    return talk.end()
         except EOFError:
-            return 0
+            return talk.end()
         except KeyboardInterrupt:
             if interrupted:
                 return 130

@@ -120,6 +120,7 @@ FLAGS = (
     Flag(("--kv-tables",), MODEL, "head scores and redundancy made by calibration", metavar="FILE"),
     Flag(("--kv-type",), MODEL, "storage of keys and values: f16, f32", default="f16", metavar="NAME"),
     Flag(("--kv-seed",), MODEL, "of policy random", integer(0, 2**63 - 1), 0),
+    Flag(("--session",), TALK, "go on from this file when it is there, and write it at the end", metavar="FILE"),
     Flag(("--stats",), TALK, "print times, tokens/s and KV bytes", None),
     Flag(("-p", "--n-prompt"), (BENCH,), "prompt lengths, 0 = none", integers, [512], "N,..."),
     Flag(("-n", "--n-gen"), (BENCH,), "tokens to decode, 0 = none", integers, [128], "N,..."),

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..errors import ArgumentError, FileError
 from ..images import to_pixels
-from .setup import ProgressLine, describe_turn, image_paths, kv_options, load_model, note, sampling
+from .setup import ProgressLine, describe_turn, image_paths, kv_options, load_model, note, open_session, sampling
 
 MARK = "<__media__>"
 
@@ -51,14 +51,14 @@ def run(o: argparse.Namespace) -> int:
     images = [to_pixels(path) for path in image_paths(o)]
     kv, options = kv_options(o), sampling(o)
     model, progress = load_model(o)
-    session = model.session(kv, o.ctx_size or None)
+    session = open_session(o, model, kv)
     with ProgressLine(progress):
         if o.raw:
             stream = session._generate(raw_parts(prompt, images), options)
         else:
             messages = [{"role": "system", "content": o.system_prompt}] if o.system_prompt else []
             messages.append({"role": "user", "content": prompt})
-            stream = session._chat(messages, images, options)
+            stream = (session._next if session.n_tokens else session._chat)(messages, images, options)
     status = 0
     try:
         for piece in stream:
@@ -68,6 +68,8 @@ def run(o: argparse.Namespace) -> int:
         status = 130
     if stream.text and not stream.text.endswith("\n"):
         print(flush=True)
+    if o.session:
+        session.save(o.session)
     if stream.stats.note:
         note("note: " + stream.stats.note)
     if stream.stats.finish_reason == "context":

@@ -12,7 +12,7 @@ from ..kv import KV
 from ..model import Model
 from ..progress import Progress
 from ..reply import Stats
-from ..session import generate_options
+from ..session import Session, generate_options
 
 
 class ProgressLine:
@@ -81,6 +81,18 @@ def load_model(o: argparse.Namespace) -> tuple[Model, Progress]:
             progress=progress,
         )
     return model, progress
+
+
+def open_session(o: argparse.Namespace, model: Model, kv: KV) -> Session:
+    """A new session, or the one in --session FILE, whose own KV options then hold."""
+    if not o.session or not os.path.lexists(o.session):
+        return model.session(kv, o.ctx_size or None)
+    if model._jinja:
+        raise ArgumentError("--session takes no --chat-template jinja, which needs the whole conversation each time")
+    session = model.load_session(o.session)
+    budget = "none" if session.kv.budget is None else session.kv.budget
+    note(f"{o.session}: {session.n_tokens} tokens, kv budget {budget} and context {session.n_ctx} as saved")
+    return session
 
 
 def kv_options(o: argparse.Namespace) -> KV:
