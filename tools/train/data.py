@@ -76,13 +76,18 @@ class Batch:
         self.asks = [[a for a, _ in page] for page in chosen]
 
     def pixels(self):
-        """[n, 3, H, W] in -1..1."""
+        """[n, 3, H, W] bytes."""
         return to_pixels([pages.draw(p) for p in self.pages])
 
 
 def to_pixels(images):
-    array = np.stack([np.asarray(im) for im in images]).astype(np.float32) / 127.5 - 1
-    return torch.from_numpy(array).permute(0, 3, 1, 2).contiguous()
+    """[n, 3, H, W] bytes of pictures of one size."""
+    return torch.from_numpy(np.stack([np.asarray(im) for im in images])).permute(0, 3, 1, 2).contiguous()
+
+
+def normalised(pixels):
+    """Bytes to -1..1: mean and deviation 0.5, as the mmproj file says."""
+    return pixels.float() / 127.5 - 1
 
 
 def dense_page(rng, cols, rows):

@@ -29,7 +29,7 @@ class Model:
     def answer(self, image, question, guess="", most=96):
         """Greedy answer text. Tokens of `guess` that are the likeliest ones cost no step of their own: a right guess,
         one step in all. The page is read again in every step: slow and plain."""
-        picture = self.encoder(data.to_pixels([image]).to(self.device))
+        picture = self.encoder(data.normalised(data.to_pixels([image]).to(self.device)))
         cols, rows = image.width // pages.TOKEN, image.height // pages.TOKEN
         ids, done = tk.encode(QUESTION.format(question)), tk.encode(guess)
         head, tail = (self.decoder.embed(torch.tensor([x], device=self.device)) for x in (data.HEAD, data.TAIL))

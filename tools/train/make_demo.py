@@ -14,7 +14,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 # name, stage, share of the minutes, arguments on a CPU, further arguments on a GPU (last ones win)
 PLAN = [("encoder", "encoder", 0.25, ["--budget", "1000", "--rate", "2.5e-3", "--whole", "0.1"],
-         ["--budget", "120000"]),
+         ["--budget", "24000"]),
         ("decoder", "decoder", 0.45, ["--level", "1", "--grow", "0.5"], ["--budget", "120000", "--tell", "20"]),
         ("joint", "joint", 0.30, ["--rate", "5e-4"], ["--budget", "60000", "--tell", "30"])]
 

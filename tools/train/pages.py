@@ -368,7 +368,7 @@ def slots(page, depth=3):
 
 
 def make_item(kind, seed, split):
-    """One question about a fresh picture: (PIL.Image, question, answer, answer_box in pixels); split 'train' or 'test'."""
+    """One question about a fresh picture: (PIL.Image, question, answer, answer box in pixels)."""
     rng = random.Random(f"{kind}/{seed}/{split}")
     page = make_page(rng.choice(list(LAYOUTS)) if kind == "chat" else kind, rng, split, *rng.choice(SIZES))
     _, question, answer, box = chat(page, rng) if kind == "chat" else rng.choice([q for q in page.qa if q[0] == kind])

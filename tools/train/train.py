@@ -6,6 +6,7 @@ DIR/<stage>.pt, and starts from it (joint starts from the other two) if it is th
 """
 import argparse
 import os
+import pickle
 import random
 import time
 from pathlib import Path
@@ -88,9 +89,8 @@ def answer(decoder, batch, image, device, positions=None):
     n = len(ids)
     around = [decoder.embed(torch.tensor(x, device=device)).expand(n, -1, -1) for x in (data.HEAD, data.TAIL)]
     prefix_pos, asked_pos = data.positions(batch.cols, batch.rows, ids.shape[2])
-    with autocast(torch.device(device)):
-        hidden = decoder(torch.cat([around[0], image, around[1]], 1), prefix_pos.to(device),
-                         decoder.embed(ids), asked_pos.to(device)).float()
+    hidden = decoder(torch.cat([around[0], image, around[1]], 1), prefix_pos.to(device),
+                     decoder.embed(ids), asked_pos.to(device))
     used = weights[..., :-1] > 0
     scores = decoder.logits(hidden[..., :-1, :][used])
     target, weight = ids[..., 1:][used], weights[..., :-1][used]
@@ -114,15 +114,13 @@ class Stream(torch.utils.data.IterableDataset):
         torch.set_num_threads(self.args.threads or torch.get_num_threads())
         rng = random.Random((self.args.seed or time.time_ns()) + (worker.id if worker else 0))
         while True:
-            yield self.make(rng, int(self.level))
+            made = self.make(rng, int(self.level))
+            yield pickle.dumps(made) if worker else made                   # bytes: no need of much shared memory
 
     def batches(self):
-        return iter(torch.utils.data.DataLoader(self, batch_size=None, num_workers=self.args.workers))
-
-
-def autocast(device):
-    """bf16 on a GPU; f32 on a CPU, where it is as fast."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+        loader = torch.utils.data.DataLoader(self, batch_size=None, num_workers=self.args.workers, collate_fn=lambda x: x)
+        for made in loader:
+            yield pickle.loads(made) if self.args.workers else made
 
 
 def draw_batch(rng, level, budget, mix, split="train"):
@@ -166,9 +164,8 @@ def train_encoder(args, device):
     stream = Stream(make, args).batches()
     while t.spent() < 1:
         pixels, symbols = next(stream)
-        with autocast(device):
-            image = encoder(pixels.to(device))
-        loss, right, tokens = encoder_loss(image.float(), symbols.to(device), table)
+        image = encoder(data.normalised(pixels.to(device)))
+        loss, right, tokens = encoder_loss(image, symbols.to(device), table)
         t.update(loss)
         seen = (seen + [(loss.item(), right, tokens)])[-50:]
         if time.time() - told > args.tell:
@@ -238,8 +235,7 @@ def train_joint(args, device):
         return encode(batch.pixels())
 
     def encode(pixels):
-        with autocast(device):
-            return encoder(pixels.to(device)).float()
+        return encoder(data.normalised(pixels.to(device)))
 
     def make(rng, level):
         batch = draw_batch(rng, level, args.budget, args.mix)
@@ -297,7 +293,7 @@ def main():
     args.out.mkdir(parents=True, exist_ok=True)
     if args.threads:
         torch.set_num_threads(args.threads)
-    torch.set_float32_matmul_precision("high")
+    torch.set_float32_matmul_precision("high")                             # on a GPU, TF32: position scores need its 10 bits
     if args.seed:
         torch.manual_seed(args.seed)
     stages = {"encoder": train_encoder, "decoder": train_decoder, "joint": train_joint}
