@@ -17,9 +17,9 @@ import time
 def run(command: list[str], pattern: str) -> tuple[float, float]:
     """Milliseconds that the program reports for its encoder (all pictures), and of the whole command."""
     start = time.perf_counter()
-    done = subprocess.run(command, check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    done = subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL)
     whole = (time.perf_counter() - start) * 1e3
-    found = re.findall(pattern, done.stdout + done.stderr)
+    found = re.findall(pattern, (done.stdout + done.stderr).decode(errors="replace"))
     if not found:
         raise SystemExit(f"{command[0]}: no encoder time in its output")
     return sum(float(ms) for ms in found), whole
