@@ -9,7 +9,7 @@ import time
 
 from goldens import DATA
 
-MODEL = ["-m", str(DATA / "text_llama" / "model-f16.gguf"), "--chat-template", "chatml", "-t", "1"]
+MODEL = ["-m", str(DATA / "text_qwen3" / "model-f16.gguf"), "--chat-template", "chatml", "-t", "1"]
 
 
 class Terminal:
@@ -59,16 +59,16 @@ class Terminal:
 
 
 def test_interrupts(cli: list[str]) -> None:
-    terminal = Terminal([*cli, "chat", *MODEL, "-n", "-1", "-c", "100000", "--kv-type", "f16"])
+    terminal = Terminal([*cli, "chat", *MODEL, "-n", "-1", "-c", "100000"])
     try:
         terminal.expect("> ")
-        terminal.send("hello\n")
-        terminal.expect("hello\r\n")
+        terminal.send("hello there\n")  # this model never ends its answer
+        terminal.expect("hello there\r\n")
         time.sleep(1.0)
         terminal.send("\x03")
         terminal.expect("> ")
         terminal.send("/stats\n")
-        terminal.expect("ended by (cancelled|stop|context)")
+        terminal.expect("ended by cancelled")
         terminal.expect("> ")
         terminal.send("\x03")
         terminal.expect("Ctrl-C again")
