@@ -37,16 +37,11 @@ int64_t panels_of(int64_t rows) {
   return (rows + kPanelRows - 1) / kPanelRows;
 }
 
-// Half precision holds the scale to 2^-10 of itself (K-quants' products are the only ones that round at all).
-bool fits_half(float v) {
-  const float back = scalar::half_to_float(scalar::float_to_half(v));
-  return std::isfinite(back) && std::fabs(back - v) <= std::fabs(v) * 0x1p-10f;
-}
-
 // One row's place in its panel.
 struct PackedRow {
-  uint8_t* codes;
+  float* unit;
   uint16_t *d, *m;
+  uint8_t* codes;
   int lane;
 };
 
@@ -74,23 +69,42 @@ void put_group(uint8_t* p, Codes form, const uint8_t* codes) {
   if (form == kSix) put(256, high[0]), put(320, high[1]);
 }
 
-// False when a scale doesn't fit half precision.
-bool pack_row(const TensorInfo& t, int64_t r, const AffineFormat& f, const PackedRow& row, std::vector<uint8_t>& codes,
-              std::vector<float>& d, std::vector<float>& m) {
-  const int64_t cols = t.cols(), subs = cols / f.sub;
-  codes.resize(static_cast<size_t>(cols));
-  d.resize(static_cast<size_t>(subs));
-  m.resize(static_cast<size_t>(subs));
-  unpack_affine(t.type, t.data + r * row_bytes(t), cols, codes.data(), d.data(), m.data());
+// The power of two that brings the largest of the scales into [2^14, 2^15).
+float unit_of(const std::vector<float>& d, const std::vector<float>& m) {
+  float most = 0;
+  for (const float v : d) most = std::max(most, std::fabs(v));
+  for (const float v : m) most = std::max(most, std::fabs(v));
+  return most > 0 ? std::ldexp(1.0f, std::max(std::ilogb(most), -100) - 14) : 1.0f;
+}
+
+// Where one row's parts are collected before they are packed.
+struct RowParts {
+  std::vector<uint8_t> codes;
+  std::vector<float> d, m;
+  RowParts(int64_t cols, const AffineFormat& f)
+      : codes(static_cast<size_t>(cols)),
+        d(static_cast<size_t>(cols / f.sub)),
+        m(f.mins ? static_cast<size_t>(cols / f.sub) : 0) {}
+};
+
+// False when a scale isn't finite: such a tensor is kept as floats.
+bool pack_row(const TensorInfo& t, int64_t r, const AffineFormat& f, const PackedRow& row, RowParts& parts) {
+  const int64_t cols = t.cols();
+  unpack_affine(t.type, t.data + r * row_bytes(t), cols, parts.codes.data(), parts.d.data(), parts.m.data());
   const Codes form = form_of(f);
   for (int64_t g = 0; g < cols / 32; ++g)
-    put_group(row.codes + g * code_bytes(form) + row.lane * 4, form, codes.data() + g * 32);
-  for (int64_t s = 0; s < subs; ++s) {
-    const auto at = static_cast<size_t>(s);
-    if (!fits_half(d[at]) || (f.mins && !fits_half(m[at]))) return false;
-    row.d[s * kPanelRows + row.lane] = scalar::float_to_half(d[at]);
-    if (f.mins) row.m[s * kPanelRows + row.lane] = scalar::float_to_half(m[at]);
-  }
+    put_group(row.codes + g * code_bytes(form) + row.lane * 4, form, parts.codes.data() + g * 32);
+  const auto finite = [](float v) { return std::isfinite(v); };
+  if (!std::all_of(parts.d.begin(), parts.d.end(), finite) || !std::all_of(parts.m.begin(), parts.m.end(), finite))
+    return false;
+  const float unit = unit_of(parts.d, parts.m), inverse = 1.0f / unit;
+  row.unit[row.lane] = unit;
+  const auto put = [&](const std::vector<float>& from, uint16_t* to) {
+    for (size_t s = 0; s < from.size(); ++s)
+      to[s * kPanelRows + static_cast<size_t>(row.lane)] = scalar::float_to_half(from[s] * inverse);
+  };
+  put(parts.d, row.d);
+  put(parts.m, row.m);
   return true;
 }
 
@@ -99,28 +113,28 @@ bool pack_affine(const TensorInfo& t, const AffineFormat& f, CpuWeight::Segment&
   s.affine = f;
   s.form = form_of(f);
   const int64_t scale_bytes = (cols / f.sub * kPanelRows * 2 + 63) / 64 * 64;
-  s.m_offset = f.mins ? scale_bytes : 0;
-  s.code_offset = s.m_offset + scale_bytes;
+  s.d_offset = kPanelRows * 4;
+  s.m_offset = s.d_offset + scale_bytes;
+  s.code_offset = s.m_offset + (f.mins ? scale_bytes : 0);
   s.panel_bytes = s.code_offset + cols / 32 * code_bytes(s.form);
   const int64_t panels = panels_of(t.rows());
   s.data = weight_buffer(panels * s.panel_bytes);
-  std::atomic<bool> fits{true};
+  std::atomic<bool> finite{true};
   pool.for_each(panels, [&](int64_t p) {
     uint8_t* base = s.data.data() + p * s.panel_bytes;
     std::memset(base, 0, static_cast<size_t>(s.panel_bytes));
-    std::vector<uint8_t> codes;
-    std::vector<float> d, m;
+    RowParts parts(cols, f);
     for (int64_t r = p * kPanelRows; r < std::min(t.rows(), (p + 1) * kPanelRows); ++r) {
-      const PackedRow row{base + s.code_offset, reinterpret_cast<uint16_t*>(base),
-                          reinterpret_cast<uint16_t*>(base + s.m_offset), static_cast<int>(r % kPanelRows)};
-      if (!pack_row(t, r, f, row, codes, d, m)) fits.store(false, std::memory_order_relaxed);
+      const PackedRow row{reinterpret_cast<float*>(base), reinterpret_cast<uint16_t*>(base + s.d_offset),
+                          reinterpret_cast<uint16_t*>(base + s.m_offset), base + s.code_offset,
+                          static_cast<int>(r % kPanelRows)};
+      if (!pack_row(t, r, f, row, parts)) finite.store(false, std::memory_order_relaxed);
     }
   });
-  return fits.load();
+  return finite.load();
 }
 
-// Float types keep their bits; codebook types (and scales outside of half precision) become half precision where that
-// is exact enough, float32 elsewhere.
+// Float types keep their bits; codebook types become half precision, types with scales that are not finite float32.
 Floats float_form(TensorType type) {
   if (type == TensorType::BF16) return kBF16;
   return type == TensorType::F32 || affine_format(type).bits > 0 ? kF32 : kF16;
@@ -218,8 +232,9 @@ struct Job {
 
 QuantPanel panel_of(const CpuWeight::Segment& s, int64_t panel, int64_t cols) {
   const uint8_t* base = s.data.data() + panel * s.panel_bytes;
-  return {base + s.code_offset,
-          reinterpret_cast<const uint16_t*>(base),
+  return {reinterpret_cast<const float*>(base),
+          base + s.code_offset,
+          reinterpret_cast<const uint16_t*>(base + s.d_offset),
           s.affine.mins ? reinterpret_cast<const uint16_t*>(base + s.m_offset) : nullptr,
           s.affine.table,
           s.affine.offset,
@@ -349,6 +364,10 @@ const MatmulKernels& matmul_kernels(Isa isa) {
 #ifdef FOVEAL_HAVE_avx2
     case Isa::avx2:
       return avx2::matmul;
+#endif
+#ifdef FOVEAL_HAVE_neon
+    case Isa::neon:
+      return neon::matmul;
 #endif
     default:
       return scalar::matmul;

@@ -19,8 +19,8 @@ class CpuWeight : public Weight {
     AffineFormat affine;      // bits == 0: float panels
     Codes form = kBytes;      // how the panel holds its codes
     Floats floats = kF32;     // type of float panels
-    int64_t panel_bytes = 0;  // d, then m, then codes, each on a line of its own | values
-    int64_t m_offset = 0, code_offset = 0;
+    int64_t panel_bytes = 0;  // units, d, m, codes, each on a line of its own | values
+    int64_t d_offset = 0, m_offset = 0, code_offset = 0;
     Buffer<uint8_t> data;
   };
   std::vector<Segment> segments;

@@ -9,13 +9,14 @@
 //     five     nibbles, then 64 bytes [row][i]: bit j is the fifth bit of quad j
 //     six      nibbles, then 128 bytes [j / 4][row][i]: bits 2(j % 4) and up are the two high bits of quad j
 //     table    nibbles that are indices of 16 byte-wide codes
-//   d, then m if the type has mins: [sub-block][row] in half precision
+//   d, then m if the type has mins: [sub-block][row] in half precision, in units of the row: a power of two that puts
+//   the row's largest one just below 2^15, so that no scale is lost to the range of half precision
 // Activations: int8 per 32 inputs with a float32 scale (d = amax / 127), cut into blocks of 8, 4, 2, 1 tokens:
 //   quads   [block][k / 4][token][4]  int8        block at byte t0 * cols
 //   scales  [block][k / 32][token]    float32     block at t0 * cols / 32
 //   sums    [block][k / 32 | k / 16][token] int32 and the same as float32: what offsets and mins need
 // The order of a sum, per group of 32 inputs: part = sum over its sub-blocks of dot * d - m * sum, each step rounded
-// once; acc = acc + part * scale, rounded once. The dots and sums are exact integers.
+// once; acc = acc + part * scale, rounded once; in the end acc * unit + bias. The dots and sums are exact integers.
 // Float panel: [k][row], of the file's type; activations packed [block][k][token] in blocks of 12, 8, 4, 2, 1.
 #pragma once
 
@@ -32,6 +33,7 @@ constexpr int64_t code_bytes(Codes c) {  // a group
 }
 
 struct QuantPanel {
+  const float* units;  // [16]
   const uint8_t* codes;
   const uint16_t* d;
   const uint16_t* m;     // nullptr: no mins

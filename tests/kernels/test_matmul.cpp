@@ -4,6 +4,7 @@
 #include <random>
 
 #include "engine/backend/cpu_weight.h"
+#include "engine/core/error.h"
 #include "kernels/cpu/scalar/half.h"
 #include "tests/check.h"
 
@@ -11,50 +12,56 @@ using namespace foveal;
 
 namespace {
 
-// Random bytes of a type with scales of ordinary size: half-precision fields are overwritten with values in (0, 1/8).
-std::vector<uint8_t> random_tensor(TensorType type, int64_t rows, int64_t cols, std::mt19937& rng) {
+// Where a block holds its half-precision scales.
+std::vector<size_t> half_places(TensorType type) {
+  const auto end = static_cast<size_t>(traits_of(type).block_bytes);
+  switch (type) {
+    case TensorType::Q2_K:
+      return {80, 82};
+    case TensorType::Q3_K:
+    case TensorType::Q6_K:
+    case TensorType::TQ1_0:
+    case TensorType::TQ2_0:
+      return {end - 2};
+    case TensorType::Q4_1:
+    case TensorType::Q5_1:
+    case TensorType::Q4_K:
+    case TensorType::Q5_K:
+      return {0, 2};
+    case TensorType::F32:
+    case TensorType::F16:
+    case TensorType::BF16:
+    case TensorType::MXFP4:
+    case TensorType::IQ1_M:
+      return {};
+    default:
+      return {0};
+  }
+}
+
+// One block whose values are of the size `scale`, bytes otherwise random.
+void set_scales(TensorType type, uint8_t* block, float value, float scale) {
+  const auto half = scalar::float_to_half(value * scale);
+  const uint32_t bits = scalar::float_bits(value * scale);
+  for (const size_t at : half_places(type)) std::memcpy(block + at, &half, 2);
+  if (type == TensorType::F32) std::memcpy(block, &bits, 4);
+  if (type == TensorType::F16) std::memcpy(block, &half, 2);
+  if (type == TensorType::BF16)
+    block[0] = static_cast<uint8_t>(bits >> 16), block[1] = static_cast<uint8_t>(bits >> 24);
+  if (type == TensorType::MXFP4) block[0] = static_cast<uint8_t>(127 + std::ilogb(std::fabs(value) * scale));
+  if (type == TensorType::IQ1_M)  // a nibble in the top of each of four words
+    for (int i = 0; i < 4; ++i)
+      block[49 + 2 * i] = static_cast<uint8_t>((block[49 + 2 * i] & 15) | (half >> 4 * i & 15) << 4);
+}
+
+std::vector<uint8_t> random_tensor(TensorType type, int64_t rows, int64_t cols, std::mt19937& rng,
+                                   float scale = 0.125f) {
   const TypeTraits& t = traits_of(type);
   std::vector<uint8_t> raw(static_cast<size_t>(rows * cols / t.block_elements * t.block_bytes));
-  std::uniform_real_distribution<float> small(0.001f, 0.125f), value(-1.0f, 1.0f);
-  const auto put_half = [&](size_t at, float v) {
-    const uint16_t h = scalar::float_to_half(v);
-    std::memcpy(raw.data() + at, &h, 2);
-  };
+  std::uniform_real_distribution<float> size(0.01f, 1.0f);
   for (auto& b : raw) b = static_cast<uint8_t>(rng());
-  const auto block = static_cast<size_t>(t.block_bytes);
-  for (size_t b = 0; b < raw.size() / block; ++b) switch (type) {
-      case TensorType::F32: {
-        const float v = value(rng);
-        std::memcpy(raw.data() + 4 * b, &v, 4);
-        break;
-      }
-      case TensorType::F16:
-        put_half(2 * b, value(rng));
-        break;
-      case TensorType::BF16: {
-        const uint32_t bits = scalar::float_bits(value(rng));
-        raw[2 * b] = static_cast<uint8_t>(bits >> 16);
-        raw[2 * b + 1] = static_cast<uint8_t>(bits >> 24);
-        break;
-      }
-      case TensorType::Q2_K:
-        put_half(b * block + 80, small(rng));
-        put_half(b * block + 82, small(rng));
-        break;
-      case TensorType::Q3_K:
-      case TensorType::Q6_K:
-        put_half(b * block + block - 2, small(rng));
-        break;
-      case TensorType::Q4_1:
-      case TensorType::Q5_1:
-      case TensorType::Q4_K:
-      case TensorType::Q5_K:
-        put_half(b * block, small(rng));
-        put_half(b * block + 2, small(rng));
-        break;
-      default:
-        put_half(b * block, small(rng));
-    }
+  for (auto* p = raw.data(); p < raw.data() + raw.size(); p += t.block_bytes)
+    set_scales(type, p, rng() % 2 ? size(rng) : -size(rng), scale);
   return raw;
 }
 
@@ -63,13 +70,17 @@ struct Case {
   int64_t rows, cols;
 };
 
+// Every type; rows that end inside a panel, pairs of panels, inputs of one block, more than one range of float inputs.
 const Case kCases[] = {
-    {TensorType::F32, 33, 40},    {TensorType::F16, 50, 129},   {TensorType::BF16, 16, 64},
-    {TensorType::Q4_0, 37, 96},   {TensorType::Q4_1, 16, 64},   {TensorType::Q5_0, 15, 32},
-    {TensorType::Q5_1, 70, 160},  {TensorType::Q8_0, 49, 96},   {TensorType::Q2_K, 18, 256},
-    {TensorType::Q3_K, 33, 512},  {TensorType::Q4_K, 40, 256},  {TensorType::Q5_K, 17, 256},
-    {TensorType::Q6_K, 31, 512},  {TensorType::IQ4_NL, 20, 64}, {TensorType::IQ4_XS, 9, 256},
-    {TensorType::IQ2_S, 16, 256},
+    {TensorType::F32, 33, 300},     {TensorType::F16, 50, 129},    {TensorType::BF16, 17, 515},
+    {TensorType::Q4_0, 37, 96},     {TensorType::Q4_1, 16, 64},    {TensorType::Q5_0, 15, 32},
+    {TensorType::Q5_1, 70, 160},    {TensorType::Q8_0, 49, 96},    {TensorType::Q2_K, 18, 256},
+    {TensorType::Q3_K, 33, 512},    {TensorType::Q4_K, 40, 256},   {TensorType::Q5_K, 17, 256},
+    {TensorType::Q6_K, 31, 512},    {TensorType::IQ4_NL, 20, 64},  {TensorType::IQ4_XS, 9, 256},
+    {TensorType::IQ2_XXS, 35, 256}, {TensorType::IQ2_XS, 16, 512}, {TensorType::IQ2_S, 16, 256},
+    {TensorType::IQ3_XXS, 34, 256}, {TensorType::IQ3_S, 5, 512},   {TensorType::IQ1_S, 33, 256},
+    {TensorType::IQ1_M, 18, 512},   {TensorType::TQ1_0, 36, 256},  {TensorType::TQ2_0, 1, 256},
+    {TensorType::MXFP4, 47, 96},
 };
 
 TensorInfo info_of(const Case& c, const std::vector<uint8_t>& raw) {
@@ -95,6 +106,7 @@ std::vector<float> product(const TensorInfo& t, ConstMat x, Isa isa, int threads
   ThreadPool pool(threads);
   const TensorInfo* p = &t;
   const WeightPtr w = pack_weight(std::span(&p, 1), isa, pool);
+  CHECK_EQ(static_cast<const CpuWeight&>(*w).quantised, affine_format(t.type).bits > 0);
   std::vector<float> out(static_cast<size_t>(x.rows * t.rows()), -99.0f);
   MatmulScratch scratch;
   cpu_matmul(pool, matmul_kernels(isa), Mat(out.data(), x.rows, t.rows()), static_cast<const CpuWeight&>(*w), x, bias,
@@ -104,40 +116,112 @@ std::vector<float> product(const TensorInfo& t, ConstMat x, Isa isa, int threads
 
 }  // namespace
 
-// Quantised: activations are rounded to amax / 127 steps per 32 inputs, scales to half precision. Floating: rounding of
-// a chain of n additions.
+namespace {
+
+struct Reference {
+  double value, bound;
+};
+
+// One output in double precision, and how far rounding may move a result from it:
+// - quantised: each activation by half a step of its block (amax / 127 / 2), each scale and min by 2^-11 of itself
+//   (half precision), each of the additions by 2^-24 of the sum of magnitudes;
+// - floating: only the additions; codebooks without an integer form also by 2^-11 (half precision).
+Reference reference(const TensorInfo& t, const float* w, const float* x, int64_t row) {
+  const AffineFormat f = affine_format(t.type);
+  const int64_t cols = t.cols();
+  std::vector<uint8_t> codes(static_cast<size_t>(cols));
+  std::vector<float> d(codes.size()), m(codes.size());
+  const TypeTraits& traits = traits_of(t.type);
+  const uint8_t* raw = t.data + row * cols / traits.block_elements * traits.block_bytes;
+  if (f.bits > 0) unpack_affine(t.type, raw, cols, codes.data(), d.data(), m.data());
+  double exact = 0, moved = 0, size = 0;
+  for (int64_t k = 0; k < cols; ++k) {
+    const auto i = static_cast<size_t>(k), sub = static_cast<size_t>(k / f.sub);
+    double amax = 0, weight = std::fabs(w[k]);
+    if (f.bits > 0) {
+      for (int64_t j = k / 32 * 32; j < k / 32 * 32 + 32; ++j) amax = std::max<double>(amax, std::fabs(x[j]));
+      weight = std::fabs(double{d[sub]} * (f.value(codes[i]) - f.offset)) + (f.mins ? std::fabs(m[sub]) : 0.0);
+    }
+    const double step = amax / 127 / 2 * (1 + 0x1p-20);
+    exact += double{x[k]} * w[k];
+    moved += std::fabs(w[k]) * step;
+    size += (std::fabs(x[k]) + step) * weight;
+  }
+  const bool half = f.bits > 0 || traits.block_elements > 1;
+  const double additions = f.bits > 0 ? 4.0 * static_cast<double>(cols) / 16 + 4 : static_cast<double>(cols) + 1;
+  return {exact, moved + size * ((half ? 0x1.01p-11 : 0) + additions * 0x1p-24)};
+}
+
+void check_against_reference(const Case& c, float scale, std::mt19937& rng) {
+  const auto raw = random_tensor(c.type, c.rows, c.cols, rng, scale);
+  const TensorInfo t = info_of(c, raw);
+  const Buffer<float> w = dequantize_tensor(t);
+  const Input x = random_rows(17, c.cols, rng);
+  const auto out = product(t, x.view, Isa::scalar, 1, nullptr);
+  for (int64_t i = 0; i < 17; ++i)
+    for (int64_t o = 0; o < c.rows; ++o) {
+      const Reference r = reference(t, w.data() + o * c.cols, x.view.row(i), o);
+      const double found = out[static_cast<size_t>(i * c.rows + o)];
+      if (!(std::fabs(found - r.value) <= r.bound))
+        check::failed(traits_of(c.type).name, static_cast<int>(o),
+                      cat(found, " vs ", r.value, ", bound ", r.bound, ", scale ", scale));
+    }
+}
+
+}  // namespace
+
 TEST(close_to_double_precision) {
   std::mt19937 rng(1);
+  for (const Case& c : kCases) check_against_reference(c, 0.125f, rng);
+}
+
+// Scales near the end of half precision, as in real K-quants, lose nothing: rows have their own unit.
+TEST(small_scales_keep_their_precision) {
+  std::mt19937 rng(5);
+  for (const Case& c : kCases)
+    if (affine_format(c.type).bits > 0) check_against_reference(c, 0x1p-13f, rng);
+}
+
+TEST(bias_is_added_last) {
+  std::mt19937 rng(6);
   for (const Case& c : kCases) {
     const auto raw = random_tensor(c.type, c.rows, c.cols, rng);
     const TensorInfo t = info_of(c, raw);
-    const Buffer<float> w = dequantize_tensor(t);
-    const Input x = random_rows(7, c.cols, rng);
     std::vector<float> bias(static_cast<size_t>(c.rows));
-    for (float& b : bias) b = 0.25f;
-    const auto out = product(t, x.view, Isa::scalar, 1, bias.data());
-    const bool quantised = affine_format(c.type).bits > 0;
-    const double weight_rounding = quantised ? 0x1p-10 : t.type == TensorType::IQ2_S ? 0x1p-11 : 0;
-    for (int64_t i = 0; i < 7; ++i)
-      for (int64_t o = 0; o < c.rows; ++o) {
-        double exact = 0.25, bound = 1e-6;
-        for (int64_t k0 = 0; k0 < c.cols; k0 += 32) {
-          double amax = 0;
-          for (int64_t k = k0; k < std::min(c.cols, k0 + 32); ++k)
-            amax = std::max<double>(amax, std::fabs(x.view.row(i)[k]));
-          for (int64_t k = k0; k < std::min(c.cols, k0 + 32); ++k) {
-            const double a = x.view.row(i)[k], b = w[static_cast<size_t>(o * c.cols + k)];
-            exact += a * b;
-            bound += std::fabs(b) * (quantised ? amax / 127 / 2 * 1.01 : 0) +
-                     std::fabs(a) * 16 * 0.125 * weight_rounding * (quantised ? 16 : 1) +
-                     std::fabs(a * b) * 0x1p-23 * static_cast<double>(c.cols);
-          }
-        }
-        const double found = out[static_cast<size_t>(i * c.rows + o)];
-        if (!(std::fabs(found - exact) <= bound))
-          check::failed(traits_of(c.type).name, static_cast<int>(o),
-                        std::to_string(found) + " vs " + std::to_string(exact) + " bound " + std::to_string(bound));
-      }
+    for (size_t i = 0; i < bias.size(); ++i) bias[i] = static_cast<float>(i) - 3.5f;
+    for (const int tokens : {1, 20}) {
+      const Input x = random_rows(tokens, c.cols, rng);
+      auto expected = product(t, x.view, detect_isa(), 1, nullptr);
+      for (size_t i = 0; i < expected.size(); ++i) expected[i] += bias[i % bias.size()];
+      CHECK(product(t, x.view, detect_isa(), 1, bias.data()) == expected);
+    }
+  }
+}
+
+// Once the largest matrix has been seen, nothing is allocated.
+TEST(scratch_does_not_grow_again) {
+  std::mt19937 rng(7);
+  const Case c{TensorType::Q4_0, 40, 64}, f{TensorType::F16, 40, 64};
+  for (const Case& each : {c, f}) {
+    const auto raw = random_tensor(each.type, each.rows, each.cols, rng);
+    const TensorInfo t = info_of(each, raw);
+    const TensorInfo* part = &t;
+    ThreadPool pool(2);
+    const WeightPtr w = pack_weight(std::span(&part, 1), detect_isa(), pool);
+    const Input x = random_rows(40, each.cols, rng);
+    std::vector<float> out(40 * 40);
+    MatmulScratch s;
+    const auto run = [&](int64_t tokens) {
+      cpu_matmul(pool, matmul_kernels(detect_isa()), Mat(out.data(), tokens, each.rows),
+                 static_cast<const CpuWeight&>(*w), x.view.rows_at(0, tokens), nullptr, s);
+    };
+    run(40);
+    const void* places[] = {s.quads.data(),  s.scales.data(), s.sums[0].data(),
+                            s.packed.data(), s.codes.data(),  s.values.data()};
+    for (const int64_t tokens : {1, 7, 16, 40}) run(tokens);
+    const void* after[] = {s.quads.data(),  s.scales.data(), s.sums[0].data(),
+                           s.packed.data(), s.codes.data(),  s.values.data()};
+    CHECK(std::equal(std::begin(places), std::end(places), after));
   }
 }
 
@@ -146,7 +230,7 @@ TEST(every_instruction_set_gives_the_same_bits) {
   for (const Case& c : kCases) {
     const auto raw = random_tensor(c.type, c.rows, c.cols, rng);
     const TensorInfo t = info_of(c, raw);
-    for (const int tokens : {1, 2, 3, 5, 8, 13, 16, 17, 31, 70}) {
+    for (const int tokens : {1, 2, 3, 4, 5, 7, 8, 11, 12, 13, 15, 16, 17, 31, 70}) {
       const Input x = random_rows(tokens, c.cols, rng);
       const auto expected = product(t, x.view, Isa::scalar, 1, nullptr);
       for (const Isa isa : {Isa::avx2, Isa::avx512, Isa::neon}) {
@@ -164,11 +248,11 @@ TEST(threads_and_token_counts_change_nothing) {
   for (const Case& c : kCases) {
     const auto raw = random_tensor(c.type, c.rows, c.cols, rng);
     const TensorInfo t = info_of(c, raw);
-    const Input x = random_rows(130, c.cols, rng);
+    const Input x = random_rows(260, c.cols, rng);
     const auto all = product(t, x.view, isa, 1, nullptr);
     CHECK(product(t, x.view, isa, 2, nullptr) == all);
     CHECK(product(t, x.view, isa, 3, nullptr) == all);
-    for (const int64_t i : {int64_t{0}, int64_t{63}, int64_t{129}}) {
+    for (const int64_t i : {int64_t{0}, int64_t{63}, int64_t{259}}) {
       const auto one = product(t, x.view.rows_at(i, 1), isa, 2, nullptr);
       CHECK(std::equal(one.begin(), one.end(), all.begin() + i * c.rows));
     }

@@ -98,7 +98,7 @@ FOVEAL_INLINE void half_block(const QuantPanel& w, int64_t group_bytes, const Qu
         acc[t0 + i] = _mm256_fmadd_ps(part[i], _mm256_set1_ps(x.scales[g * T + t0 + i]), acc[t0 + i]);
     }
   }
-  for (int t = 0; t < T; ++t) put(o, t, half * 8, acc[t]);
+  for (int t = 0; t < T; ++t) put(o, t, half * 8, _mm256_mul_ps(acc[t], _mm256_loadu_ps(w.units + half * 8)));
 }
 
 template <Codes C, Width W, int Sub, bool Mins>

@@ -120,7 +120,7 @@ FOVEAL_INLINE void few_block(const QuantPanel& w, const QuantTokens& x, const Ma
         acc[t0 + i] = _mm512_fmadd_ps(part[i], _mm512_set1_ps(x.scales[g * T + t0 + i]), acc[t0 + i]);
     }
   }
-  for (int t = 0; t < T; ++t) put(o, t, 0, acc[t]);
+  for (int t = 0; t < T; ++t) put(o, t, 0, _mm512_mul_ps(acc[t], _mm512_loadu_ps(w.units)));
 }
 
 template <Codes C, int Sub, bool Mins>
@@ -202,7 +202,8 @@ FOVEAL_INLINE void many_block(const QuantPanel* w, const QuantTokens& x, const M
         }
     }
   for (int t = 0; t < T; ++t)
-    for (int p = 0; p < P; ++p) put(o, t, p * 16, _mm512_load_ps(acc + (t * P + p) * 16));
+    for (int p = 0; p < P; ++p)
+      put(o, t, p * 16, _mm512_mul_ps(_mm512_load_ps(acc + (t * P + p) * 16), _mm512_loadu_ps(w[p].units)));
 }
 
 template <int Sub, bool Mins, int P>

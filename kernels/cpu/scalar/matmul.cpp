@@ -68,6 +68,7 @@ static void few(const QuantPanel& w, const QuantTokens& x, const MatmulOut& o) {
         }
         acc = std::fma(part, x.scales[g * x.count + t], acc);
       }
+      acc *= w.units[row];
       o.out[t * o.stride + row] = o.bias ? acc + o.bias[row] : acc;
     }
 }
