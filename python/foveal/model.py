@@ -109,7 +109,7 @@ class Model:
     def to_original(
         self, value: Sequence[float], size: tuple[int, int], convention: Convention | None = None
     ) -> tuple[float, ...]:
-        """A point (x, y) or box (x0, y0, x1, y1) that the model wrote, in pixels of the picture of `size` (width, height).
+        """A point (x, y) or box (x0, y0, x1, y1) that the model wrote, in pixels of a picture of size (width, height).
 
         convention: "pixels" of the resized picture, "1000", "unit"; None takes what the family was trained on."""
         plan = self._native.plan_image(*size)

@@ -1,4 +1,4 @@
-"""What the KV cache kept of a turn: maps over the pictures in their own pixels, shares of the text, one page to look at."""
+"""What the KV cache kept of a turn: maps over the pictures in their pixels, shares of the text, one page to look at."""
 
 import base64
 import html
@@ -108,16 +108,19 @@ class KvReport:
         mass = np.array(s.kept_mass, np.float32)
         mass = mass[np.isfinite(mass)]
         if mass.size:
-            facts["coverage"] = f"{100 * mass.mean():.1f} % of the last queries' attention, {100 * mass.min():.1f} % least"
+            facts["coverage"] = (
+                f"{100 * mass.mean():.1f} % of the last queries' attention, {100 * mass.min():.1f} % least"
+            )
         table = "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(v)}</td></tr>" for k, v in facts.items())
         pictures = "".join(
             f"<figure><img src='data:image/png;base64,{base64.b64encode(self.overlay(i)).decode()}' "
-            f"style='max-width:100%'><figcaption>picture {i}: {image.size[0]} x {image.size[1]}, {len(image.rows)} rows, "
-            f"{100 * self.image_share(i):.1f} % held</figcaption></figure>"
+            f"style='max-width:100%'><figcaption>picture {i}: {image.size[0]} x {image.size[1]}, {len(image.rows)} rows"
+            f", {100 * self.image_share(i):.1f} % held</figcaption></figure>"
             for i, image in enumerate(self.images)
         )
         words = "".join(
-            f"<span title='row {i}: {share:.2f}' style='background:rgba(255,140,0,{share:.2f})'>{html.escape(text)}</span>"
+            f"<span title='row {i}: {share:.2f}' style='background:rgba(255,140,0,{share:.2f})'>"
+            f"{html.escape(text)}</span>"
             for i, text, share in self.text_shares()
         )
         style = "<style>th{text-align:left;padding-right:1em}pre{white-space:pre-wrap}</style>"

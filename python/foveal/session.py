@@ -89,7 +89,7 @@ class Session:
         return self._native.kv_arrays(self._layer(il))
 
     def kv_stats(self) -> Stats:
-        """Of this moment: budget_rows (what the budget came to; -1: everything), rows_min, rows_mean, rows_max per head,
+        """Of this moment: budget_rows (what the budget came to; -1: all), rows_min, rows_mean, rows_max per head,
         bytes, bytes_without_eviction, bytes_peak, evictions, r and kept_mass per layer and head."""
         return Stats(self._native.kv_stats())
 
@@ -112,7 +112,7 @@ class Session:
         self._native.save(path_bytes("path", path))
 
     def undo(self) -> Stats:
-        """Takes back the last turn: a prefill or chat call and the tokens after it. Exact when no row before it has been
+        """Takes back the last turn, a prefill or chat call and its tokens after. Exact when no row before it has been
         evicted since it began; otherwise the turns before it are read again, step for step, from the pictures' cached
         embeddings. Returns replayed (which of the two), rows, note."""
         return Stats(self._native.undo())

@@ -135,7 +135,7 @@ def test_truncated(tmp_path: Path) -> None:
 
 def test_files_that_are_none(tmp_path: Path) -> None:
     model = load("text_llama")
-    with pytest.raises(foveal.FileError, match="a.kv"):
+    with pytest.raises(foveal.FileError, match=r"a\.kv"):
         model.load_session(tmp_path / "a.kv")
     with pytest.raises(foveal.FileError, match="directory"):
         model.load_session(tmp_path)

@@ -133,7 +133,9 @@ def test_compare() -> None:
         model.session().compare("x")
 
 
-@pytest.mark.parametrize("family", ["qwen2vl", "qwen25vl", "qwen3vl", "gemma3", "internvl3", "llava15", "llavanext", "smolvlm"])
+@pytest.mark.parametrize(
+    "family", ["qwen2vl", "qwen25vl", "qwen3vl", "gemma3", "internvl3", "llava15", "llavanext", "smolvlm"]
+)
 def test_heatmap_is_where_the_rows_look(family: str) -> None:
     """Rows that look at a known place are pinned and all else goes: the map is one there, less elsewhere."""
     model = load(family)
@@ -160,7 +162,11 @@ def test_heatmap_is_where_the_rows_look(family: str) -> None:
     assert np.nanmean(there) > 0.95
     assert np.nanmean(elsewhere) < 0.2
     one = session.kv_report().heatmap(0, il=len(session.model.info["sliding_window"]) - 1, ih=0)
-    assert set(np.unique(one[~np.isnan(one)])) <= {0.0, 0.25, 0.5, 0.75, 1.0} or family in ("llavanext", "smolvlm", "internvl3")
+    assert set(np.unique(one[~np.isnan(one)])) <= {0.0, 0.25, 0.5, 0.75, 1.0} or family in (
+        "llavanext",
+        "smolvlm",
+        "internvl3",
+    )
 
 
 def test_reply_is_typed_and_reports() -> None:

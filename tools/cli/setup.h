@@ -10,7 +10,7 @@ std::shared_ptr<const Model> load_model(const Options& o);
 // A new session, or the one in --session FILE, whose own KV options then hold.
 std::unique_ptr<Session> make_session(const Model& model, const Options& o);
 void save_session(const Session& session, const Options& o);  // to --session FILE, when one was given
-std::string read_text_file(const std::string& path);  // "-" is standard input
+std::string read_text_file(const std::string& path);          // "-" is standard input
 std::string describe_turn(const TurnStats& stats);
 std::string bytes_text(uint64_t bytes);  // "1.5 MiB"
 

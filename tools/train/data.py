@@ -1,11 +1,9 @@
 """Batches: pages with many questions each, as symbols (characters in each token) or as pictures."""
-import random
 
 import numpy as np
-import torch
-
 import pages
 import tokenizer as tk
+import torch
 
 HEAD = tk.encode("<|im_start|>user\n<|vision_start|>")
 TAIL = [tk.VISION_END]
@@ -20,7 +18,7 @@ def question_ids(question, answer):
     ask = tk.encode(question + "<|im_end|>\n<|im_start|>assistant\n")
     reply = tk.encode(answer + "<|im_end|>")
     weights, quoted = [], False
-    for before, after in zip(ask, ask[1:]):
+    for before in ask[:-1]:
         if before == QUOTE:
             quoted = not quoted
         weights.append(0.3 if quoted and before != QUOTE else 0.0)
@@ -31,8 +29,13 @@ def positions(cols, rows, length):
     """M-RoPE positions [3, P] of the part up to and with <|vision_end|>, and [3, length] of a question after it."""
     start, span = len(HEAD), max(rows, cols)
     text = torch.arange(start).expand(3, -1)
-    grid = torch.stack([torch.full((rows * cols,), start), start + torch.arange(rows).repeat_interleave(cols),
-                        start + torch.arange(cols).repeat(rows)])
+    grid = torch.stack(
+        [
+            torch.full((rows * cols,), start),
+            start + torch.arange(rows).repeat_interleave(cols),
+            start + torch.arange(cols).repeat(rows),
+        ]
+    )
     tail = torch.tensor([start + span]).expand(3, -1)
     return torch.cat([text, grid, tail], 1), torch.arange(start + span + 1, start + span + 1 + length).expand(3, -1)
 
@@ -69,7 +72,10 @@ class Batch:
             self.pages.append(page)
             chosen.append(picked)
         length = max(len(ids) for page in chosen for _, (ids, _) in page)
-        pad = lambda row, fill: row + [fill] * (length - len(row))
+
+        def pad(row, fill, length=length):
+            return row + [fill] * (length - len(row))
+
         self.ids = torch.tensor([[pad(ids, tk.ENDOFTEXT) for _, (ids, _) in page] for page in chosen])
         self.weights = torch.tensor([[pad(weights, 0.0) for _, (_, weights) in page] for page in chosen])
         self.symbols = torch.stack([symbols_of(p) for p in self.pages])

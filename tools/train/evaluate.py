@@ -2,15 +2,15 @@
 
 Pictures are drawn from other seeds and other words than the training's. A Markdown table goes to stdout.
 """
+
 import argparse
 import os
 
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
-import torch
-
 import data
 import pages
 import tokenizer as tk
+import torch
 from model import Decoder, Encoder, Shape
 
 QUESTION = "{}<|im_end|>\n<|im_start|>assistant\n"
@@ -38,7 +38,7 @@ class Model:
             at, after = data.positions(cols, rows, len(ids) + len(done))
             said = self.decoder.embed(torch.tensor([[ids + done]], device=self.device))
             hidden = self.decoder(prefix, at.to(self.device), said, after.to(self.device))
-            best = self.decoder.logits(hidden[0, 0, len(ids) - 1:]).argmax(-1).tolist()
+            best = self.decoder.logits(hidden[0, 0, len(ids) - 1 :]).argmax(-1).tolist()
             while known < len(done) and done[known] == best[known]:
                 known += 1
             done = done[:known] + [best[known]]

@@ -4,14 +4,14 @@ export.py CHECKPOINT OUT_DIR [--type f16|q8_0].
 Text: architecture qwen2vl, matrices f16 or q8_0. Pictures: clip with projector qwen2vl_merger, matrices f16. Vectors
 stay f32.
 """
+
 import argparse
 from pathlib import Path
 
 import gguf
 import numpy as np
-import torch
-
 import tokenizer as tk
+import torch
 from model import IMAGE_MEAN, IMAGE_STD, Shape
 
 F16, Q8 = gguf.GGMLQuantizationType.F16, gguf.GGMLQuantizationType.Q8_0
@@ -64,8 +64,17 @@ def write_text(state, shape, path, kind):
     w.add_chat_template(tk.TEMPLATE)
     add(w, "token_embd.weight", state["embed.weight"], kind)
     add(w, "output_norm.weight", state["norm.weight"], kind)
-    names = {"attn_norm": "attn_norm", "ffn_norm": "ffn_norm", "q": "attn_q", "k": "attn_k", "v": "attn_v",
-             "out": "attn_output", "gate": "ffn_gate", "up": "ffn_up", "down": "ffn_down"}
+    names = {
+        "attn_norm": "attn_norm",
+        "ffn_norm": "ffn_norm",
+        "q": "attn_q",
+        "k": "attn_k",
+        "v": "attn_v",
+        "out": "attn_output",
+        "gate": "ffn_gate",
+        "up": "ffn_up",
+        "down": "ffn_down",
+    }
     for i in range(shape.layers):
         for ours, theirs in names.items():
             for part in ("weight", "bias"):
@@ -82,20 +91,34 @@ def write_pictures(state, shape, path):
     w.add_quantization_version(gguf.GGML_QUANT_VERSION)
     w.add_bool("clip.has_vision_encoder", True)
     w.add_string("clip.projector_type", "qwen2vl_merger")
-    for key, number in {"projection_dim": shape.width, "image_size": 320, "patch_size": shape.patch,
-                        "embedding_length": shape.vit_width, "feed_forward_length": shape.vit_ffn,
-                        "block_count": shape.vit_layers,
-                        "attention.head_count": shape.vit_heads, "spatial_merge_size": 2}.items():
+    for key, number in {
+        "projection_dim": shape.width,
+        "image_size": 320,
+        "patch_size": shape.patch,
+        "embedding_length": shape.vit_width,
+        "feed_forward_length": shape.vit_ffn,
+        "block_count": shape.vit_layers,
+        "attention.head_count": shape.vit_heads,
+        "spatial_merge_size": 2,
+    }.items():
         w.add_uint32("clip.vision." + key, number)
     w.add_array("clip.vision.image_mean", IMAGE_MEAN)
     w.add_array("clip.vision.image_std", IMAGE_STD)
     w.add_float32("clip.vision.attention.layer_norm_epsilon", 1e-6)
     conv = state["patch.weight"].reshape(shape.vit_width, 3, shape.patch, shape.patch)
-    half = (conv / 2).numpy().astype(np.float16)     # two frames' kernels; a still picture goes through both
+    half = (conv / 2).numpy().astype(np.float16)  # two frames' kernels; a still picture goes through both
     w.add_tensor("v.patch_embd.weight", half)
     w.add_tensor("v.patch_embd.weight.1", half)
-    names = {"ln1": "ln1", "ln2": "ln2", "q": "attn_q", "k": "attn_k", "v": "attn_v", "out": "attn_out", "up": "ffn_up",
-             "down": "ffn_down"}
+    names = {
+        "ln1": "ln1",
+        "ln2": "ln2",
+        "q": "attn_q",
+        "k": "attn_k",
+        "v": "attn_v",
+        "out": "attn_out",
+        "up": "ffn_up",
+        "down": "ffn_down",
+    }
     for i in range(shape.vit_layers):
         for ours, theirs in names.items():
             for part in ("weight", "bias"):

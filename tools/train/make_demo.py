@@ -3,6 +3,7 @@
 Runs the stages that are not done yet (DIR/done.json says which), each for its share of the minutes, then exports and
 measures. Interrupted, it goes on with the stage it was in, from that stage's last checkpoint.
 """
+
 import argparse
 import importlib.util
 import json
@@ -13,10 +14,11 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 # name, stage, share of the minutes, arguments on a CPU, further arguments on a GPU (last ones win)
-PLAN = [("encoder", "encoder", 0.25, ["--budget", "1000", "--rate", "2.5e-3", "--whole", "0.1"],
-         ["--budget", "24000"]),
-        ("decoder", "decoder", 0.45, ["--level", "1", "--grow", "0.5"], ["--budget", "120000", "--tell", "20"]),
-        ("joint", "joint", 0.30, ["--rate", "5e-4"], ["--budget", "60000", "--tell", "30"])]
+PLAN = [
+    ("encoder", "encoder", 0.25, ["--budget", "1000", "--rate", "2.5e-3", "--whole", "0.1"], ["--budget", "24000"]),
+    ("decoder", "decoder", 0.45, ["--level", "1", "--grow", "0.5"], ["--budget", "120000", "--tell", "20"]),
+    ("joint", "joint", 0.30, ["--rate", "5e-4"], ["--budget", "60000", "--tell", "30"]),
+]
 
 
 def run(script, *args):
@@ -41,8 +43,23 @@ def main():
         if name in done:
             continue
         start = time.time()
-        run("train.py", "--stage", stage, "--out", args.out, "--minutes", share * args.minutes, "--device", args.device,
-            "--workers", args.workers, "--seed", args.seed, *plain, *(large if args.device == "cuda" else []))
+        run(
+            "train.py",
+            "--stage",
+            stage,
+            "--out",
+            args.out,
+            "--minutes",
+            share * args.minutes,
+            "--device",
+            args.device,
+            "--workers",
+            args.workers,
+            "--seed",
+            args.seed,
+            *plain,
+            *(large if args.device == "cuda" else []),
+        )
         done[name] = {"minutes": round((time.time() - start) / 60, 1), "device": args.device}
         record.write_text(json.dumps(done, indent=1))
     if importlib.util.find_spec("gguf"):

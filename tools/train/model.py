@@ -2,14 +2,14 @@
 
 The ViT starts local: each head looks at one neighbour of its patch. The decoder is wired by wiring.wire().
 """
+
 import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import nn
-
 from tokenizer import N_VOCAB
+from torch import nn
 from wiring import offset_bias, point
 
 IMAGE_MEAN, IMAGE_STD = [0.5] * 3, [0.5] * 3
@@ -18,6 +18,7 @@ IMAGE_MEAN, IMAGE_STD = [0.5] * 3, [0.5] * 3
 @dataclass
 class Shape:
     """Sizes of both halves. sections: rotary pairs for the t, h and w positions; they sum to head_dim / 2."""
+
     width: int = 256
     layers: int = 6
     heads: int = 4
@@ -107,7 +108,7 @@ class Block(nn.Module):
         return x + self.down(F.silu(self.gate(h)) * self.up(h))
 
     def forward(self, prefix, rope, asked, rope2, last):
-        q, k, v = self.qkv(prefix, rope)                                   # [B, H, P, d]
+        q, k, v = self.qkv(prefix, rope)  # [B, H, P, d]
         if not last:
             mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
             after = self.mlp(prefix + self.out(mixed.transpose(1, 2).flatten(2)))
@@ -115,12 +116,12 @@ class Block(nn.Module):
             after = prefix
         if asked is None:
             return after, None
-        b, n, length, _ = asked.shape
-        q2, k2, v2 = self.qkv(asked, rope2)                                # [B, Q, H, L, d]
-        flat = q2.transpose(1, 2).flatten(2, 3)                            # [B, H, Q * L, d]
-        far = (flat @ k.mT).unflatten(2, (n, length)).transpose(1, 2)      # [B, Q, H, L, P]
+        _, n, length, _ = asked.shape
+        q2, k2, v2 = self.qkv(asked, rope2)  # [B, Q, H, L, d]
+        flat = q2.transpose(1, 2).flatten(2, 3)  # [B, H, Q * L, d]
+        far = (flat @ k.mT).unflatten(2, (n, length)).transpose(1, 2)  # [B, Q, H, L, P]
         near = (q2 @ k2.mT).masked_fill(self.future(length, q2.device), -torch.inf)
-        p = torch.cat([far, near], -1).mul(self.d ** -0.5).softmax(-1)
+        p = torch.cat([far, near], -1).mul(self.d**-0.5).softmax(-1)
         far, near = p.split([k.shape[2], length], -1)
         mixed = (far.transpose(1, 2).flatten(2, 3) @ v).unflatten(2, (n, length)).transpose(1, 2) + near @ v2
         return after, self.mlp(asked + self.out(mixed.transpose(2, 3).flatten(3)))
@@ -136,7 +137,7 @@ class Encoder(nn.Module):
     def __init__(self, s):
         super().__init__()
         self.shape = s
-        self.patch = nn.Linear(3 * s.patch ** 2, s.vit_width, bias=False)
+        self.patch = nn.Linear(3 * s.patch**2, s.vit_width, bias=False)
         self.blocks = nn.ModuleList([VitBlock(s) for _ in range(s.vit_layers)])
         self.post = nn.LayerNorm(s.vit_width, 1e-6)
         self.merge0 = nn.Linear(4 * s.vit_width, 4 * s.vit_width)

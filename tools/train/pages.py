@@ -3,18 +3,18 @@
 A page is laid out first (which text stands where, in pixels) and drawn only if a picture is wanted: training the
 decoder on the layout alone needs no picture. TOKEN is the side, in pixels, of the square that one image token covers.
 """
+
 import functools
 import importlib.util
 import os
 import random
 from dataclasses import dataclass, field
 
+import words
 from PIL import Image, ImageDraw, ImageFont
 
-import words
-
-TOKEN, CLEAR = 16, 2                                      # CLEAR: no character's middle is that near a token's edge
-SIZES = [(20, 20), (24, 18), (18, 24), (22, 20)]          # (columns, rows) in tokens: 400 to 440 tokens
+TOKEN, CLEAR = 16, 2  # CLEAR: no character's middle is that near a token's edge
+SIZES = [(20, 20), (24, 18), (18, 24), (22, 20)]  # (columns, rows) in tokens: 400 to 440 tokens
 KINDS = ["form", "place", "text", "ground", "chart", "chat"]
 CHARS = [chr(c) for c in range(33, 127)]
 FONT_DIRS = ["/usr/share/fonts/truetype/dejavu", "/usr/share/fonts/dejavu", "/usr/share/fonts/dejavu-sans-fonts"]
@@ -25,7 +25,7 @@ PLACES = ["top left", "top", "top right", "left", "center", "right", "bottom lef
 @functools.cache
 def font_paths():
     """The DejaVu fonts of this machine; [None], Pillow's built-in font, where there are none."""
-    plots = importlib.util.find_spec("matplotlib")                         # ships the same fonts
+    plots = importlib.util.find_spec("matplotlib")  # ships the same fonts
     dirs = FONT_DIRS + ([os.path.join(os.path.dirname(plots.origin), "mpl-data", "fonts", "ttf")] if plots else [])
     for d in dirs:
         if all(os.path.exists(os.path.join(d, f)) for f in FONT_FILES):
@@ -56,6 +56,7 @@ def inward(v):
 @dataclass
 class Run:
     """One line of text; x is its left edge and y its middle, in pixels."""
+
     text: str
     x: float
     y: float
@@ -84,6 +85,7 @@ class Run:
 @dataclass
 class Page:
     """cols x rows in tokens; shapes are (kind, coordinates, fill, outline); qa are (kind, question, answer, box)."""
+
     kind: str
     cols: int
     rows: int
@@ -135,7 +137,7 @@ def where(page, rng, run, name="text"):
     """The grounding question: the point as two figures of 00 to 99, hundredths of the width and of the height."""
     x, y = (run.box[0] + run.box[2]) / 2, inward(run.y)
     answer = f"{min(99, int(100 * x / page.width)):02d},{min(99, int(100 * y / page.height)):02d}"
-    page.ask(f"Where is the {name} \"{run.text}\"?", answer, run, kind="ground")
+    page.ask(f'Where is the {name} "{run.text}"?', answer, run, kind="ground")
 
 
 def form(rng, split, cols, rows):
@@ -164,7 +166,7 @@ def form(rng, split, cols, rows):
                 seen.add(key.text.lower())
                 page.runs += [key, val]
                 name = key.text.removesuffix(":")
-                question = rng.choice(["What is the value of \"{}\"?", "What is \"{}\"?", "Find \"{}\"."])
+                question = rng.choice(['What is the value of "{}"?', 'What is "{}"?', 'Find "{}".'])
                 page.ask(question.format(name), val.text, val)
                 break
         if rng.random() < 0.25:
@@ -269,7 +271,7 @@ def chart(rng, split, cols, rows):
                 seen.add(label.text)
                 page.runs += [label, val]
                 page.shapes.append(("box", (base, y - 0.35 * s.size, base + length, y + 0.35 * s.size), fill, None))
-                page.ask(f"What is the value of the bar \"{label.text}\"?", val.text, val)
+                page.ask(f'What is the value of the bar "{label.text}"?', val.text, val)
             y += step
         return page
     n = max(2, min(6, int(page.width / (4.2 * s.size * 0.62))))
@@ -286,7 +288,7 @@ def chart(rng, split, cols, rows):
         val.y = foot - height - 0.65 * s.size
         page.runs += [val, label]
         page.shapes.append(("box", (i * w + 0.2 * w, foot - height, i * w + 0.8 * w, foot), fill, None))
-        page.ask(f"What is the value of the bar \"{label.text}\"?", val.text, val)
+        page.ask(f'What is the value of the bar "{label.text}"?', val.text, val)
     return page
 
 
@@ -326,9 +328,11 @@ def make_page(kind, rng, split, cols, rows):
 def chat(page, rng):
     """Small talk about the page: (kind, question, answer, box)."""
     box = (0, 0, page.width, page.height)
-    options = [("What kind of page is this?", "This is " + NAMES[page.kind] + "."),
-               ("Hello", "Hello! You can ask about this picture."),
-               ("What can you do?", "I can read forms, words, texts, buttons and charts.")]
+    options = [
+        ("What kind of page is this?", "This is " + NAMES[page.kind] + "."),
+        ("Hello", "Hello! You can ask about this picture."),
+        ("What can you do?", "I can read forms, words, texts, buttons and charts."),
+    ]
     return ("chat", *rng.choice(options), box)
 
 

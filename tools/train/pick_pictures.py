@@ -3,6 +3,7 @@
 pick_pictures.py CHECKPOINT OUT_DIR --kinds form,place: one PNG a kind, and demo.json, a list of {image, question,
 answer}.
 """
+
 import argparse
 import json
 import random
@@ -28,13 +29,13 @@ def main():
             page = pages.make_page(kind, rng, "test", *pages.SIZES[0])
             image, right = pages.draw(page), []
             asked = [q for q in page.qa if q[0] == kind]
-            for _, question, answer, box in rng.sample(asked, min(args.questions + 2, len(asked))):
+            for _, question, answer, _box in rng.sample(asked, min(args.questions + 2, len(asked))):
                 given = model.answer(image, question, answer)
                 if given == answer:
                     right.append({"image": f"{kind}.png", "question": question, "answer": answer})
             if len(right) >= min(args.questions, len(asked)):
                 image.save(args.out / f"{kind}.png")
-                items += right[:args.questions]
+                items += right[: args.questions]
                 print(f"{kind}: page {seed}, {len(right)} right answers")
                 break
         else:

@@ -1,26 +1,87 @@
 """The model's tokenizer: one token a byte, whole-word tokens for the questions' own words, ChatML control tokens.
 Page contents are spelt byte by byte, so unseen words are no harder than known ones. Byte b has the id b."""
+
 import re
 
-WORDS = ["user", "assistant", "system", "What", "Where", "Which", "Read", "Find", "Give", "Hello", " is", " the",
-         " value", " of", " word", " at", " top", " bottom", " left", " right", " center", " page", " say", " does",
-         " button", " point", " chart", " kind", " this", " text", " picture", " in", " many", " read", " for",
-         " bar", " form", " window", " words", " line", " first", " last", " above", " below", " beside", " to",
-         " and", " with", " key", " label", " You", " you", " can", " do", " are", " values", " buttons", " places",
-         " I", " questions", " about", " pictures"]
+WORDS = [
+    "user",
+    "assistant",
+    "system",
+    "What",
+    "Where",
+    "Which",
+    "Read",
+    "Find",
+    "Give",
+    "Hello",
+    " is",
+    " the",
+    " value",
+    " of",
+    " word",
+    " at",
+    " top",
+    " bottom",
+    " left",
+    " right",
+    " center",
+    " page",
+    " say",
+    " does",
+    " button",
+    " point",
+    " chart",
+    " kind",
+    " this",
+    " text",
+    " picture",
+    " in",
+    " many",
+    " read",
+    " for",
+    " bar",
+    " form",
+    " window",
+    " words",
+    " line",
+    " first",
+    " last",
+    " above",
+    " below",
+    " beside",
+    " to",
+    " and",
+    " with",
+    " key",
+    " label",
+    " You",
+    " you",
+    " can",
+    " do",
+    " are",
+    " values",
+    " buttons",
+    " places",
+    " I",
+    " questions",
+    " about",
+    " pictures",
+]
 CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"]
-MERGED = "ĠĠ"               # the one merge: readers want a merge table, and two spaces never stand in a page
-N_VOCAB = 352               # padded to a multiple of 32
+MERGED = "ĠĠ"  # the one merge: readers want a merge table, and two spaces never stand in a page
+N_VOCAB = 352  # padded to a multiple of 32
 WORD0 = 257
 CONTROL0 = WORD0 + len(WORDS)
 ENDOFTEXT, IM_START, IM_END, VISION_START, VISION_END, IMAGE_PAD = range(CONTROL0, CONTROL0 + len(CONTROL))
 _IDS = {w: WORD0 + i for i, w in enumerate(WORDS)} | {c: CONTROL0 + i for i, c in enumerate(CONTROL)}
 _SPLIT = re.compile("(" + "|".join(re.escape(w) for w in sorted(_IDS, key=lambda w: (-len(w), _IDS[w]))) + ")")
-TEMPLATE = ("{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
-            "{% if m['content'] is string %}{{ m['content'] }}{% else %}"
-            "{% for c in m['content'] %}{% if c['type'] == 'text' %}{{ c['text'] }}{% else %}"
-            "<|vision_start|><|image_pad|><|vision_end|>{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
-            "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
+    "{% if m['content'] is string %}{{ m['content'] }}{% else %}"
+    "{% for c in m['content'] %}{% if c['type'] == 'text' %}{{ c['text'] }}{% else %}"
+    "<|vision_start|><|image_pad|><|vision_end|>{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 
 
 def encode(text):
@@ -34,7 +95,7 @@ def encode(text):
             while raw:
                 two = raw[:2] == [32, 32]
                 ids.append(256 if two else raw[0])
-                raw = raw[1 + two:]
+                raw = raw[1 + two :]
     return ids
 
 

@@ -4,6 +4,7 @@ encoder: pictures crammed with text, to the characters in each token. decoder: l
 pages that grow as the accuracy does. joint: both, on pictures. Each run ends with the rate decayed, saves
 DIR/<stage>.pt, and starts from it (joint starts from the other two) if it is there.
 """
+
 import argparse
 import os
 import pickle
@@ -11,16 +12,15 @@ import random
 import time
 from pathlib import Path
 
-os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")     # some machines announce AMX and fault on it
-import torch
-import torch.nn.functional as F
-
+os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")  # some machines announce AMX and fault on it
 import data
 import pages
+import torch
+import torch.nn.functional as F
 from model import Decoder, Encoder, Shape
 from wiring import codes, ideal_embedding, wire
 
-LEVELS = [(8, 5), (10, 8), (14, 10), (18, 14), None]                # page sizes in tokens; None: pages.SIZES
+LEVELS = [(8, 5), (10, 8), (14, 10), (18, 14), None]  # page sizes in tokens; None: pages.SIZES
 
 
 class Trainer:
@@ -31,9 +31,12 @@ class Trainer:
         named = [(n, p) for m in modules.values() for n, p in m.named_parameters() if p.requires_grad]
         matrices = [p for n, p in named if p.ndim == 2 and "embed" not in n]
         others = [p for n, p in named if p.ndim != 2 or "embed" in n]
-        self.optimizers = [torch.optim.Muon(matrices, lr=args.rate, momentum=0.95, weight_decay=0.02,
-                                            ns_steps=4, adjust_lr_fn="match_rms_adamw"),
-                           torch.optim.AdamW(others, lr=args.rate, betas=(0.9, 0.98), weight_decay=0.0)]
+        self.optimizers = [
+            torch.optim.Muon(
+                matrices, lr=args.rate, momentum=0.95, weight_decay=0.02, ns_steps=4, adjust_lr_fn="match_rms_adamw"
+            ),
+            torch.optim.AdamW(others, lr=args.rate, betas=(0.9, 0.98), weight_decay=0.0),
+        ]
         self.params = matrices + others
 
     def spent(self):
@@ -89,8 +92,9 @@ def answer(decoder, batch, image, device, positions=None):
     n = len(ids)
     around = [decoder.embed(torch.tensor(x, device=device)).expand(n, -1, -1) for x in (data.HEAD, data.TAIL)]
     prefix_pos, asked_pos = data.positions(batch.cols, batch.rows, ids.shape[2])
-    hidden = decoder(torch.cat([around[0], image, around[1]], 1), prefix_pos.to(device),
-                     decoder.embed(ids), asked_pos.to(device))
+    hidden = decoder(
+        torch.cat([around[0], image, around[1]], 1), prefix_pos.to(device), decoder.embed(ids), asked_pos.to(device)
+    )
     used = weights[..., :-1] > 0
     scores = decoder.logits(hidden[..., :-1, :][used])
     target, weight = ids[..., 1:][used], weights[..., :-1][used]
@@ -115,10 +119,12 @@ class Stream(torch.utils.data.IterableDataset):
         rng = random.Random((self.args.seed or time.time_ns()) + (worker.id if worker else 0))
         while True:
             made = self.make(rng, int(self.level))
-            yield pickle.dumps(made) if worker else made                   # bytes: no need of much shared memory
+            yield pickle.dumps(made) if worker else made  # bytes: no need of much shared memory
 
     def batches(self):
-        loader = torch.utils.data.DataLoader(self, batch_size=None, num_workers=self.args.workers, collate_fn=lambda x: x)
+        loader = torch.utils.data.DataLoader(
+            self, batch_size=None, num_workers=self.args.workers, collate_fn=lambda x: x
+        )
         for made in loader:
             yield pickle.loads(made) if self.args.workers else made
 
@@ -211,8 +217,11 @@ def train_decoder(args, device):
         if time.time() - told > args.tell and seen:
             told = time.time()
             mean = [sum(c) / len(seen) for c in zip(*seen)]
-            log(args, f"step {t.step} level {level} loss {mean[0]:.3f} tokens {mean[1]:.3f} answers {mean[2]:.3f}"
-                f" | test here {measure(decoder, embed, device, level, 20)}")
+            log(
+                args,
+                f"step {t.step} level {level} loss {mean[0]:.3f} tokens {mean[1]:.3f} answers {mean[2]:.3f}"
+                f" | test here {measure(decoder, embed, device, level, 20)}",
+            )
             save(path, decoder=decoder.state_dict(), level=level)
     log(args, f"test, full size {measure(decoder, embed, device, len(LEVELS) - 1, 60)}")
     save(path, decoder=decoder.state_dict(), level=level)
@@ -253,8 +262,11 @@ def train_joint(args, device):
         if time.time() - told > args.tell:
             told = time.time()
             mean = [sum(c) / len(seen) for c in zip(*seen)]
-            log(args, f"step {t.step} loss {mean[0]:.3f} tokens {mean[1]:.3f} answers {mean[2]:.3f}"
-                f" squares {mean[3]:.3f} | test {measure(decoder, embed, device, len(LEVELS) - 1, 20)}")
+            log(
+                args,
+                f"step {t.step} loss {mean[0]:.3f} tokens {mean[1]:.3f} answers {mean[2]:.3f}"
+                f" squares {mean[3]:.3f} | test {measure(decoder, embed, device, len(LEVELS) - 1, 20)}",
+            )
             save(path, encoder=encoder.state_dict(), decoder=decoder.state_dict())
     log(args, f"test {measure(decoder, embed, device, len(LEVELS) - 1, 100)}")
     save(path, encoder=encoder.state_dict(), decoder=decoder.state_dict())
@@ -286,14 +298,18 @@ def main():
     p.add_argument("--grow", type=float, default=0.8, help="decoder: share of right answers that makes pages grow")
     p.add_argument("--whole", type=float, default=0.0, help="encoder: share of full-size pictures")
     p.add_argument("--anchor", type=float, default=0.3, help="joint: weight of the character loss")
-    p.add_argument("--mix", type=parse_mix, default="form=4,place=3,text=2.5,ground=1.5,chart=1.5",
-                   help="weights of the kinds of pages")
+    p.add_argument(
+        "--mix",
+        type=parse_mix,
+        default="form=4,place=3,text=2.5,ground=1.5,chart=1.5",
+        help="weights of the kinds of pages",
+    )
     p.add_argument("--frozen", action="store_true", help="joint: leave the encoder as it is")
     args = p.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     if args.threads:
         torch.set_num_threads(args.threads)
-    torch.set_float32_matmul_precision("high")                             # on a GPU, TF32: position scores need its 10 bits
+    torch.set_float32_matmul_precision("high")  # on a GPU, TF32: position scores need its 10 bits
     if args.seed:
         torch.manual_seed(args.seed)
     stages = {"encoder": train_encoder, "decoder": train_decoder, "joint": train_joint}

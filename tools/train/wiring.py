@@ -3,14 +3,14 @@
 A wired head is set by hand. q and k biases alone can point a head at a fixed offset, since its score is then
 sum over rotary pairs of strength * cos(freq * (delta - offset)); matrices move a code from one place to another.
 """
+
 import math
 
 import torch
 import torch.nn.functional as F
-
 from tokenizer import IM_END
 
-CODE = 21                             # figures in a character's code; width 256 holds twelve codes and a few marks
+CODE = 21  # figures in a character's code; width 256 holds twelve codes and a few marks
 BLANK, TEXT, PICTURE = 252, 253, 254  # marks: a picture token without characters; a text token; a picture token
 
 
@@ -19,12 +19,12 @@ def codes(width, seed=1):
     length 4), in the five places that ideal_embedding() names. Character 0 (none) is zero. Text tokens use the same."""
     g = torch.Generator().manual_seed(seed)
     each = F.normalize(torch.randn(128, CODE, generator=g), dim=-1)
-    for _ in range(200):              # push apart: steepest descent on sum exp(8 cos)
+    for _ in range(200):  # push apart: steepest descent on sum exp(8 cos)
         push = (8 * each @ each.T).fill_diagonal_(-torch.inf).exp()
         each = F.normalize(each - 0.2 * F.normalize(push @ each, dim=-1), dim=-1)
     table = torch.zeros(5, 128, width)
     for s in range(5):
-        table[s, 1:, s * CODE:(s + 1) * CODE] = 4 * each[1:]
+        table[s, 1:, s * CODE : (s + 1) * CODE] = 4 * each[1:]
     return table
 
 
@@ -85,7 +85,7 @@ class Wire:
     def __init__(self, decoder):
         self.decoder, self.width, self.d = decoder, decoder.shape.width, decoder.shape.head_dim
         self.unit = torch.eye(self.width)
-        self.place = [self.unit[i * CODE:(i + 1) * CODE] for i in range(12)]
+        self.place = [self.unit[i * CODE : (i + 1) * CODE] for i in range(12)]
 
     def stack(self, *views):
         """Views side by side in one head: [d, width]."""
@@ -115,9 +115,9 @@ def wire(decoder, table):
     w, blocks, embed = Wire(decoder), decoder.blocks, decoder.embed.weight
     first, second, third, last, ahead, x1, x1b, x2, x2b, x3, p1, p2 = w.place
     text, blank, picture = w.unit[TEXT], w.unit[BLANK], w.unit[PICTURE]
-    words = embed[:, CODE:3 * CODE].clone()
+    words = embed[:, CODE : 3 * CODE].clone()
     embed.zero_()
-    embed[:, CODE:3 * CODE] = 2 * words
+    embed[:, CODE : 3 * CODE] = 2 * words
     embed[33:127] = table[0, 33:127] + table[3, 33:127]
     embed[:, TEXT] = 3
     newline, end = embed[10] - 3 * text, embed[IM_END] - 3 * text
@@ -125,7 +125,7 @@ def wire(decoder, table):
     # layer 0: text looks 1, 2, 3 tokens back; the page to the left square, and to the nearest inked one to the left
     w.aim(0, 0, (25, 25, 40), ((1, 1, 1), text, 7), ((0, 0, 1), picture, 12))
     w.move(0, 0, w.stack(last, ahead), w.stack(x1, x1b), 0.5)
-    w.aim(0, 1, (25, 60, 2.5), ((2, 2, 2), text, 7), ((0, 0, -6), picture, 12))   # -6: the nearer the better
+    w.aim(0, 1, (25, 60, 2.5), ((2, 2, 2), text, 7), ((0, 0, -6), picture, 12))  # -6: the nearer the better
     w.move(0, 1, w.stack(last, ahead), w.stack(x2, x2b), 0.5)
     prefer(blocks[0], 1, -7 * blank)
     w.aim(0, 2, (25, 25, 25), ((3, 3, 3), text, 7))
@@ -147,14 +147,15 @@ def wire(decoder, table):
         m = torch.zeros(w.d, w.width)
         m[slow] = 1.3 * looks[0] @ now + 1.0 * looks[1] @ prior + 0.8 * looks[2] @ prior2
         return 1.1 * m
+
     plans = [(trio(p1, p2, x3), first), (trio(first, p1, p2), second), (trio(second, first, p1), third)]
     for head, (key, source) in enumerate(plans):
         set_head(blocks[2], head, q=trio(first, x1, x2), k=1.2 * key)
-        prefer(blocks[2], head, -3 * blank - 8 * text)                     # characters of the page, not of the talk
+        prefer(blocks[2], head, -3 * blank - 8 * text)  # characters of the page, not of the talk
         w.move(2, head, w.stack(source), w.stack(first), 1.5)
-    goes_on = w.stack(first, 0.5 * end[None])              # where the page goes on blank, the answer ends
+    goes_on = w.stack(first, 0.5 * end[None])  # where the page goes on blank, the answer ends
     w.move(2, 0, w.stack(first, blank[None]), goes_on, 1.5)
-    w.aim(2, 3, (10, 10, 10), ((0, 0, 0), text, 5))                        # what was just said gives way to what comes
+    w.aim(2, 3, (10, 10, 10), ((0, 0, 0), text, 5))  # what was just said gives way to what comes
     w.move(2, 3, w.stack(first), w.stack(0.5 * x1b - 0.75 * first), 1.0)
     for block in blocks[3:]:
         free_content(block, decoder.freqs)

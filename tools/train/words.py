@@ -2,6 +2,7 @@
 
 Training and test words never meet: a word belongs to one split by its hash.
 """
+
 import zlib
 
 ONSET = """b c d f g h j k l m n p r s t v w z br ch cl cr dr fl fr gl gr pl pr qu sc sh sl sp st str th tr tw
@@ -48,7 +49,7 @@ def pseudo(rng, longest):
     word = ""
     for _ in range(rng.randint(1, 3)):
         word += rng.choice(ONSET) + rng.choice(VOWEL) + rng.choice(CODA)
-    return word[:max(2, longest)]
+    return word[: max(2, longest)]
 
 
 def bare_word(rng, split, longest):
