@@ -134,29 +134,21 @@ bool pack_affine(const TensorInfo& t, const AffineFormat& f, CpuWeight::Segment&
   return finite.load();
 }
 
-// Float types keep their bits; codebook types become half precision, types with scales that are not finite float32.
+// 16-bit float types keep their bits; quantised types whose scales are not finite become float32.
 Floats float_form(TensorType type) {
-  if (type == TensorType::BF16) return kBF16;
-  return type == TensorType::F32 || affine_format(type).bits > 0 ? kF32 : kF16;
+  return type == TensorType::F16 ? kF16 : type == TensorType::BF16 ? kBF16 : kF32;
 }
 
 // One row's values, 16 apart. `room` [cols] for types that have to be dequantised.
 void put_floats(const TensorInfo& t, int64_t r, Floats form, uint8_t* panel, float* room) {
   const uint8_t* row = t.data + r * row_bytes(t);
   const int64_t cols = t.cols(), lane = r % kPanelRows;
-  if (t.type == TensorType::F16 || t.type == TensorType::BF16) {
+  if (form != kF32) {
     for (int64_t k = 0; k < cols; ++k) std::memcpy(panel + (k * kPanelRows + lane) * 2, row + 2 * k, 2);
     return;
   }
   dequantize_row(t.type, row, room, cols);
-  for (int64_t k = 0; k < cols; ++k) {
-    const int64_t at = k * kPanelRows + lane;
-    if (form == kF32) {
-      reinterpret_cast<float*>(panel)[at] = room[k];
-    } else {
-      reinterpret_cast<uint16_t*>(panel)[at] = scalar::float_to_half(room[k]);
-    }
-  }
+  for (int64_t k = 0; k < cols; ++k) reinterpret_cast<float*>(panel)[k * kPanelRows + lane] = room[k];
 }
 
 void pack_floats(const TensorInfo& t, CpuWeight::Segment& s, ThreadPool& pool) {

@@ -243,6 +243,18 @@ AffineFormat affine_format(TensorType type) {
       return {4, 32, 1, false};
     case TensorType::MXFP4:
       return {4, 32, 12, false, kFp4};
+    case TensorType::IQ2_XXS:
+    case TensorType::IQ3_XXS:
+      return {8, 32, 64, false};
+    case TensorType::IQ2_XS:
+    case TensorType::IQ2_S:
+      return {8, 16, 64, false};
+    case TensorType::IQ3_S:
+      return {5, 32, 16, false};
+    case TensorType::IQ1_S:
+      return {5, 32, 9, false};
+    case TensorType::IQ1_M:
+      return {5, 16, 9, false};
     default:
       return {};
   }
@@ -252,6 +264,7 @@ void unpack_affine(TensorType type, const void* src, int64_t n, uint8_t* codes, 
   const TypeTraits& t = traits_of(type);
   const AffineFormat f = affine_format(type);
   const auto* p = static_cast<const uint8_t*>(src);
+  if (is_codebook(type)) return unpack_codebook(type, p, n, f.offset, f.sub, codes, d);
   for (int64_t b = 0; b < n / t.block_elements; ++b, p += t.block_bytes) {
     const int64_t first = b * t.block_elements, sub = first / f.sub;
     visit(
@@ -268,7 +281,7 @@ void dequantize_row(TensorType type, const void* src, float* dst, int64_t n) {
   const AffineFormat f = affine_format(type);
   const TypeTraits& t = traits_of(type);
   if (t.block_elements == 1) return dequantize_plain(type, p, dst, n);
-  if (f.bits == 0) return dequantize_codebook(type, p, dst, n);
+  if (is_codebook(type)) return dequantize_codebook(type, p, dst, n);
   for (int64_t b = 0; b < n / t.block_elements; ++b, p += t.block_bytes) {
     float d[16], m[16];
     float* out = dst + b * t.block_elements;

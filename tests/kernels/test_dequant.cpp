@@ -67,5 +67,5 @@ TEST(affine_codes_mean_the_same) {
       CHECK_NEAR(s.values[i], exact, size * 0x1p-23);
     }
   }
-  CHECK_EQ(n_affine, 15);
+  CHECK_EQ(n_affine, 22);
 }

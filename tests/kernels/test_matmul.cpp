@@ -125,7 +125,7 @@ struct Reference {
 // One output in double precision, and how far rounding may move a result from it:
 // - quantised: each activation by half a step of its block (amax / 127 / 2), each scale and min by 2^-11 of itself
 //   (half precision), each of the additions by 2^-24 of the sum of magnitudes;
-// - floating: only the additions; codebooks without an integer form also by 2^-11 (half precision).
+// - floating: only the additions.
 Reference reference(const TensorInfo& t, const float* w, const float* x, int64_t row) {
   const AffineFormat f = affine_format(t.type);
   const int64_t cols = t.cols();
@@ -147,9 +147,8 @@ Reference reference(const TensorInfo& t, const float* w, const float* x, int64_t
     moved += std::fabs(w[k]) * step;
     size += (std::fabs(x[k]) + step) * weight;
   }
-  const bool half = f.bits > 0 || traits.block_elements > 1;
   const double additions = f.bits > 0 ? 4.0 * static_cast<double>(cols) / 16 + 4 : static_cast<double>(cols) + 1;
-  return {exact, moved + size * ((half ? 0x1.01p-11 : 0) + additions * 0x1p-24)};
+  return {exact, moved + size * ((f.bits > 0 ? 0x1.01p-11 : 0) + additions * 0x1p-24)};
 }
 
 void check_against_reference(const Case& c, float scale, std::mt19937& rng) {
@@ -195,6 +194,31 @@ TEST(bias_is_added_last) {
       for (size_t i = 0; i < expected.size(); ++i) expected[i] += bias[i % bias.size()];
       CHECK(product(t, x.view, detect_isa(), 1, bias.data()) == expected);
     }
+  }
+}
+
+// A tensor with a scale that is no number is multiplied as floats: its other rows are what they were.
+TEST(infinite_scales_stay_in_their_row) {
+  std::mt19937 rng(8);
+  const Case c{TensorType::Q4_K, 20, 256};
+  auto raw = random_tensor(c.type, c.rows, c.cols, rng);
+  const uint16_t infinity = 0x7c00;
+  std::memcpy(raw.data() + 3 * traits_of(c.type).block_bytes, &infinity, 2);
+  const TensorInfo t = info_of(c, raw);
+  const Buffer<float> w = dequantize_tensor(t);
+  const Input x = random_rows(2, c.cols, rng);
+  const TensorInfo* part = &t;
+  ThreadPool pool(1);
+  const WeightPtr packed = pack_weight(std::span(&part, 1), detect_isa(), pool);
+  CHECK(static_cast<const CpuWeight&>(*packed).floating);
+  std::vector<float> out(2 * 20);
+  MatmulScratch scratch;
+  cpu_matmul(pool, matmul_kernels(detect_isa()), Mat(out.data(), 2, 20), static_cast<const CpuWeight&>(*packed), x.view,
+             nullptr, scratch);
+  for (int64_t o = 0; o < c.rows; ++o) {
+    const Reference r = reference(t, w.data() + o * c.cols, x.view.row(1), o);
+    const float found = out[static_cast<size_t>(20 + o)];
+    CHECK(o == 3 ? !std::isfinite(found) : std::fabs(found - r.value) <= r.bound);
   }
 }
 
