@@ -218,6 +218,7 @@ def test_interrupt_stops_the_answer(cli: list[str]) -> None:
         [*cli, "run", *MODEL, "-n", "-1", "-c", "32000", "--ignore-eos", "--raw", "-p", "hello"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background jobs inherit it ignored
     )
     assert process.stdout
     assert process.stdout.read(1)

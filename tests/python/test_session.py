@@ -356,6 +356,14 @@ def test_after_fork() -> None:
 
 def test_interrupt_during_prefill() -> None:
     """Ctrl-C inside a native call raises KeyboardInterrupt and leaves the session as it was."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs have it ignored
+    try:
+        interrupt_prefill()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def interrupt_prefill() -> None:
     model = load("text_llama")
     session = model.session(n_ctx=200_000)
     session.prefill([1, 2, 3])

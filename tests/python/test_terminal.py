@@ -19,6 +19,7 @@ class Terminal:
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
             os.environ["TERM"] = "xterm"
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # background jobs inherit it ignored
             os.execvp(command[0], command)
         self.seen = ""
 
