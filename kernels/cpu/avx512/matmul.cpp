@@ -158,17 +158,24 @@ template <int Sub, bool Mins, int P, int T>
 FOVEAL_INLINE void many_block(const QuantPanel* w, const QuantTokens& x, const MatmulOut& o) {
   constexpr int kSubs = 32 / Sub, kQuads = Sub / 4;
   alignas(64) float room[2 * T * P * 16];
+  alignas(32) int32_t start_room[8];
   float *acc = room, *parts = room + T * P * 16;
-  __asm__("" : "+r"(acc), "+r"(parts));  // they stay in memory
+  int32_t* starts = start_room;
+  __asm__("" : "+r"(acc), "+r"(parts), "+r"(starts));  // they stay in memory
+  const __m256i offset = _mm256_set1_epi32(-w[0].offset);
   for (int i = 0; i < T * P; ++i) _mm512_store_ps(acc + 16 * i, _mm512_setzero_ps());
   for (int64_t g = 0; g < w[0].cols / 32; ++g)
     for (int s = 0; s < kSubs; ++s) {
       const int64_t sub = g * kSubs + s;
       const auto* quad = reinterpret_cast<const int32_t*>(x.quads) + (g * 8 + s * kQuads) * T;
       __m512i dot[T][P];
+      if (!Mins) {  // -offset * sum of each token, read back one by one by the load ports
+        const __mmask8 tokens = static_cast<__mmask8>((1u << T) - 1);
+        const __m256i sums = _mm256_maskz_loadu_epi32(tokens, x.sums[Sub == 16] + sub * T);
+        _mm256_store_si256(reinterpret_cast<__m256i*>(starts), _mm256_mullo_epi32(sums, offset));
+      }
       for (int t = 0; t < T; ++t) {
-        const __m512i start =
-            Mins ? _mm512_setzero_si512() : _mm512_set1_epi32(x.sums[Sub == 16][sub * T + t] * -w[0].offset);
+        const __m512i start = Mins ? _mm512_setzero_si512() : _mm512_set1_epi32(starts[t]);
         for (int p = 0; p < P; ++p) dot[t][p] = start;
       }
 #pragma GCC unroll 8
