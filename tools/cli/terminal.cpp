@@ -1,6 +1,7 @@
 // Terminal handling of the command line program.
 #include "tools/cli/terminal.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <termios.h>
@@ -9,6 +10,7 @@
 #include <atomic>
 #include <cerrno>
 #include <cstdio>
+#include <cstring>
 
 namespace foveal::cli {
 namespace {
@@ -17,6 +19,7 @@ constexpr size_t max_line = size_t{16} << 20;
 
 std::atomic<Session*> running{nullptr};
 std::atomic<int> interrupt_count{0};
+int wake[2] = {-1, -1};  // a pipe: Ctrl-C writes to it, so that a wait for input ends whenever and wherever it came
 static_assert(std::atomic<Session*>::is_always_lock_free && std::atomic<int>::is_always_lock_free);
 
 termios saved_terminal;
@@ -36,6 +39,9 @@ extern "C" void on_interrupt(int) {
     _exit(130);
   }
   if (session) session->cancel();
+  const int saved = errno;
+  [[maybe_unused]] const ssize_t written = ::write(wake[1], "", 1);
+  errno = saved;
 }
 
 }  // namespace
@@ -84,11 +90,15 @@ int interrupts() {
 }
 void reset_interrupts() {
   interrupt_count = 0;
+  char drained[64];
+  while (::read(wake[0], drained, sizeof drained) > 0) {
+  }
 }
 
 void catch_interrupts() {
+  if (wake[0] < 0 && pipe2(wake, O_NONBLOCK | O_CLOEXEC) != 0) fail(ErrorCode::io, "pipe: ", std::strerror(errno));
   struct sigaction action {};
-  action.sa_handler = on_interrupt;  // without SA_RESTART: a waiting read returns
+  action.sa_handler = on_interrupt;
   sigemptyset(&action.sa_mask);
   sigaction(SIGINT, &action, nullptr);
 }
@@ -128,11 +138,18 @@ LineReader::Status LineReader::physical_line(std::string& line) {
       buffer_.clear();
       return line.empty() ? Status::end : Status::line;
     }
+    pollfd inputs[2] = {{STDIN_FILENO, POLLIN, 0}, {wake[0], POLLIN, 0}};
+    if (poll(inputs, 2, -1) < 0 && errno != EINTR) fail(ErrorCode::io, "standard input: ", std::strerror(errno));
     char chunk[4096];
+    if (inputs[1].revents != 0) {
+      while (::read(wake[0], chunk, sizeof chunk) > 0) {
+      }
+      return Status::interrupted;
+    }
+    if (inputs[0].revents == 0) continue;
     const ssize_t n = ::read(STDIN_FILENO, chunk, sizeof chunk);
     if (n > 0) buffer_.append(chunk, static_cast<size_t>(n));
-    if (n < 0 && errno == EINTR) return Status::interrupted;
-    if (n <= 0) ended_ = true;
+    if (n == 0 || (n < 0 && errno != EINTR)) ended_ = true;
     if (buffer_.size() > max_line) fail(ErrorCode::invalid_argument, "standard input: a line of more than 16 MiB");
   }
 }
