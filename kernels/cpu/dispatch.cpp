@@ -1,4 +1,5 @@
-// Asks the CPU (cpuid) and the operating system (xgetbv: which registers it saves) what may be executed.
+// Asks the CPU (cpuid) and the operating system (xgetbv: which registers it saves; on Arm the auxiliary vector says
+// both) what may be executed.
 #include "kernels/cpu/dispatch.h"
 
 #include <cstdint>
@@ -6,6 +7,9 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
 #endif
 
 namespace foveal {
@@ -45,6 +49,12 @@ X86 probe() {
                  bit(c7, 11);                                                                      // VNNI
   return found;
 }
+#elif defined(__aarch64__) && defined(__linux__)
+// What the NEON objects are compiled for: dot products of bytes, half precision in vectors and alone.
+[[maybe_unused]] bool has_dot_and_half() {
+  constexpr unsigned long wanted = HWCAP_ASIMDDP | HWCAP_ASIMDHP | HWCAP_FPHP;
+  return (::getauxval(AT_HWCAP) & wanted) == wanted;
+}
 #endif
 
 }  // namespace
@@ -72,8 +82,8 @@ IsaList available_isas() {
 #if defined(FOVEAL_HAVE_avx512)
   if (cpu.avx512) list.items[list.count++] = Isa::avx512;
 #endif
-#elif defined(FOVEAL_HAVE_neon)
-  list.items[list.count++] = Isa::neon;
+#elif defined(FOVEAL_HAVE_neon) && defined(__linux__)
+  if (has_dot_and_half()) list.items[list.count++] = Isa::neon;
 #endif
   return list;
 }

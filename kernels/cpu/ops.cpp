@@ -8,6 +8,9 @@
 #if defined(FOVEAL_HAVE_avx512)
 #include "kernels/cpu/avx512/ops.h"
 #endif
+#if defined(FOVEAL_HAVE_neon)
+#include "kernels/cpu/neon/ops.h"
+#endif
 
 namespace foveal {
 
@@ -20,6 +23,10 @@ const CpuOps& cpu_ops(Isa isa) {
 #if defined(FOVEAL_HAVE_avx512)
     case Isa::avx512:
       return avx512::ops;
+#endif
+#if defined(FOVEAL_HAVE_neon)
+    case Isa::neon:
+      return neon::ops;
 #endif
     default:
       return scalar::ops;
