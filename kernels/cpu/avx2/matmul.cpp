@@ -51,76 +51,90 @@ FOVEAL_INLINE void put(const MatmulOut& o, int t, int first, __m256 acc) {
 // |code - 128| with the sign moved to the activation; the sums then belong to codes less 128.
 enum Width { kUpTo15 = 8, kUpTo31 = 4, kUpTo63 = 2, kWide = 1 };
 
-// T tokens against 8 rows. At(p, j): codes of quad j of the group at p.
-template <int Sub, bool Mins, Width W, int T, class At>
-FOVEAL_INLINE void half_block(const QuantPanel& w, int64_t group_bytes, const QuantTokens& x, const MatmulOut& o,
-                              int half, At at) {
-  constexpr int kSubs = 32 / Sub, kQuads = Sub / 4, kChains = T < 4 ? T : 4;
+// One group of 32 inputs: the parts of N tokens from t0 on, T in the block, and 8 rows. at(p, j): codes of quad j of
+// the group at p.
+template <int Sub, bool Mins, Width W, int T, int N, class At>
+FOVEAL_INLINE void group_parts(const QuantPanel& w, const uint8_t* p, int half, int64_t g, const QuantTokens& x, int t0,
+                               At at, __m256 part[N]) {
+  constexpr int kSubs = 32 / Sub, kQuads = Sub / 4;
   constexpr int kRun = static_cast<int>(W) < kQuads ? static_cast<int>(W) : kQuads;  // quads added up in 16 bits
   const __m256i ones = _mm256_set1_epi16(1);
   const int32_t offset = w.offset - (W == kWide ? 128 : 0);
-  __m256 acc[T];
-  for (int t = 0; t < T; ++t) acc[t] = _mm256_setzero_ps();
-  for (int64_t g = 0; g < w.cols / 32; ++g) {
-    const uint8_t* p = w.codes + g * group_bytes + half * 32;
-    for (int t0 = 0; t0 < T; t0 += kChains) {
-      __m256 part[kChains];
-      for (int s = 0; s < kSubs; ++s) {
-        const int64_t sub = g * kSubs + s, sums = sub * T + t0;
-        __m256i dot[kChains];
-        for (int i = 0; i < kChains; ++i) dot[i] = _mm256_set1_epi32(x.sums[Sub == 16][sums + i] * -offset);
-        for (int j0 = 0; j0 < kQuads; j0 += kRun) {
-          __m256i run[kChains];
-          for (int i = 0; i < kChains; ++i) run[i] = _mm256_setzero_si256();
-          for (int j = j0; j < j0 + kRun; ++j) {
-            const __m256i code = at(p, s * kQuads + j);
-            const __m256i less = _mm256_xor_si256(code, _mm256_set1_epi8(-128)), size = _mm256_abs_epi8(less);
-            const auto* quad = reinterpret_cast<const int32_t*>(x.quads) + (g * 8 + s * kQuads + j) * T + t0;
-            for (int i = 0; i < kChains; ++i) {
-              const __m256i four = _mm256_set1_epi32(quad[i]);
-              const __m256i products = W == kWide ? _mm256_maddubs_epi16(size, _mm256_sign_epi8(four, less))
-                                                  : _mm256_maddubs_epi16(code, four);
-              run[i] = _mm256_add_epi16(run[i], products);
-            }
-          }
-          for (int i = 0; i < kChains; ++i) dot[i] = _mm256_add_epi32(dot[i], _mm256_madd_epi16(run[i], ones));
-        }
-        const __m256 d = half8(w.d + sub * kPanelRows + half * 8);
-        for (int i = 0; i < kChains; ++i) {
-          const __m256 f = _mm256_cvtepi32_ps(dot[i]);
-          part[i] = s == 0 ? _mm256_mul_ps(f, d) : _mm256_fmadd_ps(f, d, part[i]);
-          if (Mins)
-            part[i] = _mm256_fnmadd_ps(half8(w.m + sub * kPanelRows + half * 8),
-                                       _mm256_set1_ps(x.fsums[Sub == 16][sums + i]), part[i]);
+  for (int s = 0; s < kSubs; ++s) {
+    const int64_t sub = g * kSubs + s, sums = sub * T + t0;
+    __m256i dot[N];
+    for (int i = 0; i < N; ++i) dot[i] = _mm256_set1_epi32(x.sums[Sub == 16][sums + i] * -offset);
+    for (int j0 = 0; j0 < kQuads; j0 += kRun) {
+      __m256i run[N];
+      for (int i = 0; i < N; ++i) run[i] = _mm256_setzero_si256();
+      for (int j = j0; j < j0 + kRun; ++j) {
+        const __m256i code = at(p, s * kQuads + j);
+        const __m256i less = _mm256_xor_si256(code, _mm256_set1_epi8(-128)), size = _mm256_abs_epi8(less);
+        const auto* quad = reinterpret_cast<const int32_t*>(x.quads) + (g * 8 + s * kQuads + j) * T + t0;
+        for (int i = 0; i < N; ++i) {
+          const __m256i four = _mm256_set1_epi32(quad[i]);
+          const __m256i products =
+              W == kWide ? _mm256_maddubs_epi16(size, _mm256_sign_epi8(four, less)) : _mm256_maddubs_epi16(code, four);
+          run[i] = _mm256_add_epi16(run[i], products);
         }
       }
-      for (int i = 0; i < kChains; ++i)
-        acc[t0 + i] = _mm256_fmadd_ps(part[i], _mm256_set1_ps(x.scales[g * T + t0 + i]), acc[t0 + i]);
+      for (int i = 0; i < N; ++i) dot[i] = _mm256_add_epi32(dot[i], _mm256_madd_epi16(run[i], ones));
+    }
+    const __m256 d = half8(w.d + sub * kPanelRows + half * 8);
+    for (int i = 0; i < N; ++i) {
+      const __m256 f = _mm256_cvtepi32_ps(dot[i]);
+      part[i] = s == 0 ? _mm256_mul_ps(f, d) : _mm256_fmadd_ps(f, d, part[i]);
+      if (Mins)
+        part[i] = _mm256_fnmadd_ps(half8(w.m + sub * kPanelRows + half * 8),
+                                   _mm256_set1_ps(x.fsums[Sub == 16][sums + i]), part[i]);
     }
   }
-  for (int t = 0; t < T; ++t) put(o, t, half * 8, _mm256_mul_ps(acc[t], _mm256_loadu_ps(w.units + half * 8)));
 }
 
+constexpr int64_t kAhead = 4096;  // bytes that decode asks for in advance, past the panel's end: the next one follows
+
+// T tokens against the panel's halves [first, first + H).
+template <int Sub, bool Mins, Width W, int T, int H, class At>
+FOVEAL_INLINE void halves_block(const QuantPanel& w, int64_t group_bytes, const QuantTokens& x, const MatmulOut& o,
+                                int first, At at) {
+  constexpr int kChains = T < 4 ? T : 4;
+  __m256 acc[H][T];
+  for (int h = 0; h < H; ++h)
+    for (int t = 0; t < T; ++t) acc[h][t] = _mm256_setzero_ps();
+  for (int64_t g = 0; g < w.cols / 32; ++g) {
+    const uint8_t* p = w.codes + g * group_bytes;
+    if (H == 2)
+      for (int64_t line = 0; line < group_bytes; line += 64) _mm_prefetch(p + kAhead + line, _MM_HINT_T0);
+    for (int h = 0; h < H; ++h)
+      for (int t0 = 0; t0 < T; t0 += kChains) {
+        __m256 part[kChains];
+        group_parts<Sub, Mins, W, T, kChains>(w, p + (first + h) * 32, first + h, g, x, t0, at, part);
+        for (int i = 0; i < kChains; ++i)
+          acc[h][t0 + i] = _mm256_fmadd_ps(part[i], _mm256_set1_ps(x.scales[g * T + t0 + i]), acc[h][t0 + i]);
+      }
+  }
+  for (int h = 0; h < H; ++h) {
+    const int row = (first + h) * 8;
+    for (int t = 0; t < T; ++t) put(o, t, row, _mm256_mul_ps(acc[h][t], _mm256_loadu_ps(w.units + row)));
+  }
+}
+
+// One or two tokens stream the panel once; more take it by halves, whose sums fill the registers.
 template <Codes C, Width W, int Sub, bool Mins>
 static void panel(const QuantPanel& w, const QuantTokens& x, const MatmulOut& o) {
   const __m256i table = table_of(w, C == kTable);
   const auto at = [table](const uint8_t* p, int j) __attribute__((always_inline)) {
     return decode<C>(p, table, j);
   };
-  for (int half = 0; half * 8 < o.n_rows; ++half) switch (x.count) {
-      case 8:
-        half_block<Sub, Mins, W, 8>(w, code_bytes(C), x, o, half, at);
-        break;
-      case 4:
-        half_block<Sub, Mins, W, 4>(w, code_bytes(C), x, o, half, at);
-        break;
-      case 2:
-        half_block<Sub, Mins, W, 2>(w, code_bytes(C), x, o, half, at);
-        break;
-      default:
-        half_block<Sub, Mins, W, 1>(w, code_bytes(C), x, o, half, at);
-        break;
+  if (x.count == 1) return halves_block<Sub, Mins, W, 1, 2>(w, code_bytes(C), x, o, 0, at);
+  if (x.count == 2) return halves_block<Sub, Mins, W, 2, 2>(w, code_bytes(C), x, o, 0, at);
+  for (int half = 0; half * 8 < o.n_rows; ++half) {
+    if (x.count == 4) {
+      halves_block<Sub, Mins, W, 4, 1>(w, code_bytes(C), x, o, half, at);
+    } else {
+      halves_block<Sub, Mins, W, 8, 1>(w, code_bytes(C), x, o, half, at);
     }
+  }
 }
 
 template <Codes C, int Sub>
