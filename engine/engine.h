@@ -233,10 +233,40 @@ struct FileDescription {  // `foveal info`
 };
 FileDescription describe_file(const std::string& path);
 
+struct PlanImage {
+  int width = 0, height = 0, count = 1;
+};
+struct PlanQuery {  // a conversation to come
+  std::string model, mmproj;
+  std::vector<PlanImage> images;                            // dealt to the turns as evenly as can be, early turns first
+  int64_t turns = 1, text_tokens = 64, reply_tokens = 256;  // tokens a turn beside pictures
+  int image_min_tokens = 0, image_max_tokens = 0;
+  KvOptions kv;
+  uint64_t memory = 0;  // bytes to fit in; 0: what the system has available
+};
+struct PlanTurn {
+  int64_t image_rows = 0, rows = 0;          // of its pictures; seen by its end
+  uint64_t kv_bytes = 0, kv_bytes_full = 0;  // held at its end; without eviction
+  uint64_t prefill_peak = 0;                 // most KV bytes while its prompt is read
+};
+struct MemoryPlan {                     // bytes
+  std::vector<int64_t> rows_per_image;  // of each PlanImage
+  std::vector<PlanTurn> turns;
+  uint64_t text_weights = 0, vision_weights = 0;  // packed for the CPU; the files' mappings are the system's to drop
+  uint64_t encoder_scratch = 0, prefill_scratch = 0, embedding_cache = 0, fixed = 0;
+  uint64_t total = 0;  // most that is held at one time
+  uint64_t memory = 0;
+  bool fits = false;
+  std::string advice;  // flags that would make it fit; "" when it does
+};
+// From the headers alone: no weight is read. Errors: those of Model::load for headers; invalid_argument.
+MemoryPlan plan_memory(const PlanQuery& query);
+uint64_t available_memory();  // what the system could give now; 0 when unknown
+
 std::shared_ptr<const Tokenizer> load_tokenizer(const std::string& path);
 
-// Rows of float32 [rows, cols] as a tensor type's blocks, row after row, and back. Types by their names in ggml; written
-// are F32, F16, Q4_0, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K, read is every type that models may have. Errors:
+// Rows of float32 [rows, cols] as a tensor type's blocks, row after row, and back. Types by their names in ggml;
+// written are F32, F16, Q4_0, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K, read is every type that models may have. Errors:
 // invalid_argument (unknown type, cols no multiple of the type's block, a size that doesn't fit, a value that is no
 // number or above 65504, the largest in half precision).
 std::vector<uint8_t> quantize_rows(const std::string& type, std::span<const float> x, int64_t cols);

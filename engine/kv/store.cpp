@@ -12,6 +12,7 @@
 
 #include "engine/core/checked.h"
 #include "engine/core/error.h"
+#include "engine/kv/hadamard.h"
 
 namespace foveal {
 namespace {
@@ -58,6 +59,8 @@ struct KvStore::Impl {
   int32_t* index(size_t head) const { return reinterpret_cast<int32_t*>(region(head, indices)); }
   // Counts exactly the pages of `rows` rows as ours; those beyond go back to the system.
   void commit(size_t head, int64_t rows);
+  // Rows `slots` of float32 src, rotated and quantised.
+  void rotate_into(KvHead dst, const KvShape& shape, KvHead src, std::span<const int32_t> slots);
   void count_peak() { peak = std::max(peak, committed + other); }
 
   Backend& backend;
@@ -68,7 +71,27 @@ struct KvStore::Impl {
   std::vector<KvHead> views;  // [n_layer * n_head_kv]
   std::vector<int64_t> room;  // rows that the committed pages were asked for
   size_t committed = 0, peak = 0, other = 0;
+  Buffer<float> rotation;  // rows on their way into a quantised type
 };
+
+void KvStore::Impl::rotate_into(KvHead dst, const KvShape& shape, KvHead src, std::span<const int32_t> slots) {
+  constexpr size_t kRows = 64;
+  const auto dim = static_cast<size_t>(shape.head_dim);
+  if (rotation.size() < 2 * kRows * dim) rotation = Buffer<float>(2 * kRows * dim);
+  std::vector<int32_t> order(kRows);
+  std::iota(order.begin(), order.end(), 0);
+  const size_t row_bytes = row;
+  for (size_t at = 0; at < slots.size(); at += kRows) {
+    const auto part = slots.subspan(at, std::min(kRows, slots.size() - at));
+    const KvHead room{rotation.data(), rotation.data() + kRows * dim, static_cast<int64_t>(part.size())};
+    backend.gather_slots(room, KvType::F32, src, KvType::F32, part, shape.head_dim);
+    const auto numbers = static_cast<int64_t>(part.size() * dim);
+    hadamard(rotation.data(), numbers, shape.head_dim);
+    hadamard(rotation.data() + kRows * dim, numbers, shape.head_dim);
+    const KvHead to{static_cast<char*>(dst.k) + at * row_bytes, static_cast<char*>(dst.v) + at * row_bytes, 0};
+    backend.gather_slots(to, shape.type, room, KvType::F32, std::span(order).first(part.size()), shape.head_dim);
+  }
+}
 
 KvStore::Impl::Impl(const KvShape& s, Backend& b) : backend(b), heads_kv(s.n_head_kv), max_rows(s.max_rows) {
   if (s.n_layer < 1 || s.n_head_kv < 1 || s.head_dim < 1 || s.max_rows < 1 || s.max_rows > int64_t{1} << 40)
@@ -140,7 +163,20 @@ void KvStore::append(int il, ConstMat k, ConstMat v, int32_t first_index) {
     if (len(il, ih) + k.rows > impl_->room[impl_->at(il, ih)])
       fail(ErrorCode::state, "kv store: append of ", k.rows, " rows to layer ", il,
            " without room; reserve comes first");
-  impl_->backend.append_kv(heads(il), shape_.type, k, v, shape_.head_dim);
+  if (rotated()) {
+    Buffer<float>& room = impl_->rotation;
+    const auto n = static_cast<size_t>(k.rows * k.cols);
+    if (room.size() < 2 * n) room = Buffer<float>(2 * n);
+    const Mat turned[2] = {{room.data(), k.rows, k.cols}, {room.data() + n, k.rows, k.cols}};
+    for (int64_t i = 0; i < k.rows; ++i) {
+      std::copy_n(k.row(i), k.cols, turned[0].row(i));
+      std::copy_n(v.row(i), v.cols, turned[1].row(i));
+    }
+    hadamard(room.data(), static_cast<int64_t>(2 * n), shape_.head_dim);
+    impl_->backend.append_kv(heads(il), shape_.type, turned[0], turned[1], shape_.head_dim);
+  } else {
+    impl_->backend.append_kv(heads(il), shape_.type, k, v, shape_.head_dim);
+  }
   for (int ih = 0; ih < shape_.n_head_kv; ++ih) {
     const size_t head = impl_->at(il, ih);
     int32_t* index = impl_->index(head) + impl_->views[head].len;
@@ -154,7 +190,11 @@ void KvStore::assign(int il, int ih, KvHead src, KvType src_type, std::span<cons
   const size_t head = impl_->at(il, ih);
   const auto rows = static_cast<int64_t>(slots.size());
   if (rows > impl_->room[head]) impl_->commit(head, rows);
-  impl_->backend.gather_slots(impl_->views[head], shape_.type, src, src_type, slots, shape_.head_dim);
+  if (rotated() && src_type == KvType::F32) {
+    impl_->rotate_into(impl_->views[head], shape_, src, slots);
+  } else {
+    impl_->backend.gather_slots(impl_->views[head], shape_.type, src, src_type, slots, shape_.head_dim);
+  }
   for (size_t j = 0; j < slots.size(); ++j) impl_->index(head)[j] = src_index[static_cast<size_t>(slots[j])];
   impl_->views[head].len = rows;
   impl_->commit(head, rows);
@@ -162,6 +202,15 @@ void KvStore::assign(int il, int ih, KvHead src, KvType src_type, std::span<cons
 
 void KvStore::compact(int il, int ih, std::span<const int32_t> slots) {
   assign(il, ih, impl_->views[impl_->at(il, ih)], shape_.type, slots, token_index(il, ih));
+}
+
+void KvStore::read(int il, int ih, KvHead dst, std::span<const int32_t> slots) const {
+  const KvHead& from = impl_->views[impl_->at(il, ih)];
+  impl_->backend.gather_slots(dst, KvType::F32, from, shape_.type, slots, shape_.head_dim);
+  if (!rotated()) return;
+  const auto n = static_cast<int64_t>(slots.size()) * shape_.head_dim;
+  hadamard(static_cast<float*>(dst.k), n, shape_.head_dim);
+  hadamard(static_cast<float*>(dst.v), n, shape_.head_dim);
 }
 
 void KvStore::truncate(int32_t first_dropped_index) {

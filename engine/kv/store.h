@@ -39,7 +39,12 @@ class KvStore {
   void assign(int il, int ih, KvHead src, KvType src_type, std::span<const int32_t> slots,
               std::span<const int32_t> src_index);
   void compact(int il, int ih, std::span<const int32_t> slots);  // keep only these slots
-  void truncate(int32_t first_dropped_index);                    // drop every row whose token index is >= this
+  // All rows of a head as float32 into dst [len][D] each.
+  void read(int il, int ih, KvHead dst, std::span<const int32_t> slots) const;
+  // Rows of the quantised types are held rotated (hadamard.h): so must the queries be that meet them, and so comes out
+  // what is mixed from values.
+  bool rotated() const { return shape_.type == KvType::Q8_0 || shape_.type == KvType::Q4_0; }
+  void truncate(int32_t first_dropped_index);  // drop every row whose token index is >= this
   std::unique_ptr<KvStore> clone() const;
 
   // Memory is counted as the system gives it, in whole pages, the token indices (4 bytes a row) included.

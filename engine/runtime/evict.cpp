@@ -1,30 +1,14 @@
 // The session's side of eviction: budgets in rows, what is protected, and carrying out a layer's choice.
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <limits>
 #include <numeric>
 
 #include "engine/gguf/gguf.h"
+#include "engine/kv/hadamard.h"
 #include "engine/runtime/session.h"
 
 namespace foveal {
-
-namespace {
-
-// What the system could give now, in bytes; 0 when unknown.
-uint64_t available_memory() {
-  std::FILE* f = std::fopen("/proc/meminfo", "r");
-  if (!f) return 0;
-  char line[128];
-  unsigned long long kib = 0;
-  while (std::fgets(line, sizeof line, f))
-    if (std::sscanf(line, "MemAvailable: %llu kB", &kib) == 1) break;
-  std::fclose(f);
-  return uint64_t{kib} * 1024;
-}
-
-}  // namespace
 
 // Rows per KV head and layer on average. Bytes: as many as leave every evictable head, slack included and rounded up to
 // pages, inside; automatic: half of the memory that the system has left.
@@ -93,6 +77,7 @@ SelectResult SessionImpl::choose(int il, const KvOptions& kv, int64_t budget, st
   std::vector<int32_t> q_index;
   const int64_t window = std::min<int64_t>(kv.window, rings_[static_cast<size_t>(il)].size());
   rings_[static_cast<size_t>(il)].read(window, p.n_head, p.head_dim, q, q_index);
+  if (type != KvType::F32 && store_->rotated()) hadamard(q.data(), static_cast<int64_t>(q.size()), p.head_dim);
 
   SelectLayer layer;
   layer.n_layer = 0;  // sliding-window layers don't count

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "engine/kv/hadamard.h"
+
 namespace foveal {
 
 void QueryRing::push(const float* q, int32_t token_index) {
@@ -59,7 +61,15 @@ void DecodeKv::attend(Mat out, ConstMat q, ConstMat k, ConstMat v) {
     }
     heads = visible_;
   }
-  backend_.attend_ragged(out, q, heads, store_->shape().type, params_.head_dim, params_.attend);
+  if (!store_->rotated()) {
+    backend_.attend_ragged(out, q, heads, store_->shape().type, params_.head_dim, params_.attend);
+    return;
+  }
+  const Mat turned = rotated_q_.view();
+  std::copy_n(q.row(0), q.cols, turned.row(0));
+  hadamard(turned.data, q.cols, params_.head_dim);
+  backend_.attend_ragged(out, turned, heads, store_->shape().type, params_.head_dim, params_.attend);
+  hadamard(out.row(0), out.cols, params_.head_dim);
 }
 
 }  // namespace foveal

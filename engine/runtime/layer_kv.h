@@ -64,7 +64,8 @@ class PrefillKv final : public LayerKv {
 // One decoded token on the KV cache.
 class DecodeKv final : public LayerKv {
  public:
-  DecodeKv(Backend& backend, const TextParams& p) : backend_(backend), params_(p) {
+  DecodeKv(Backend& backend, const TextParams& p)
+      : backend_(backend), params_(p), rotated_q_(1, int64_t{p.n_head} * p.head_dim) {
     visible_.resize(static_cast<size_t>(p.n_head_kv));
   }
   void start(KvStore& store, int il, int32_t token_index, QueryRing& ring) {
@@ -80,6 +81,7 @@ class DecodeKv final : public LayerKv {
   const TextParams& params_;
   KvStore* store_ = nullptr;
   std::vector<KvHead> visible_;
+  Matrix rotated_q_;
   QueryRing* ring_ = nullptr;
   int il_ = 0;
   int32_t token_index_ = 0;

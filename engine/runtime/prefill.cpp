@@ -218,7 +218,7 @@ void SessionImpl::run_layers(PromptRows& rows, size_t beside) {
       index[ih].assign(past_index.begin(), past_index.end());
       slots.resize(static_cast<size_t>(past.len));
       std::iota(slots.begin(), slots.end(), 0);
-      if (past.len > 0) backend.gather_slots(heads[ih], KvType::F32, past, store_->shape().type, slots, p.head_dim);
+      if (past.len > 0) store_->read(il, static_cast<int>(ih), heads[ih], slots);
     }
     const int64_t base = index[0].empty() ? first : index[0].front();
     for (int64_t i = 0; window > 0 && i < n; ++i) {

@@ -129,13 +129,12 @@ std::pair<std::vector<Matrix>, std::vector<Matrix>> SessionImpl::kv_arrays(int i
   const auto rows = kept(il);
   std::pair<std::vector<Matrix>, std::vector<Matrix>> out;
   for (size_t ih = 0; ih < rows.size(); ++ih) {
-    const KvHead src = store_->heads(il)[ih];
+    const int64_t len = store_->len(il, static_cast<int>(ih));
     const auto n = static_cast<int64_t>(rows[ih].size());
     Matrix k(n, params().head_dim), v(n, params().head_dim);
     std::vector<int32_t> slots(rows[ih].size());
-    for (size_t j = 0; j < slots.size(); ++j) slots[j] = static_cast<int32_t>(src.len - n + static_cast<int64_t>(j));
-    model_->backend().gather_slots({k.view().data, v.view().data, n}, KvType::F32, src, store_->shape().type, slots,
-                                   params().head_dim);
+    for (size_t j = 0; j < slots.size(); ++j) slots[j] = static_cast<int32_t>(len - n + static_cast<int64_t>(j));
+    store_->read(il, static_cast<int>(ih), {k.view().data, v.view().data, n}, slots);
     out.first.push_back(std::move(k));
     out.second.push_back(std::move(v));
   }

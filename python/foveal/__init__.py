@@ -18,6 +18,7 @@ from .errors import (
 )
 from .kv import KV
 from .model import Model
+from .plan import Plan, plan
 from .progress import Progress
 from .reply import Reply, ReplyStream, Stats, Timings, Usage
 from .report import KvReport
@@ -38,6 +39,7 @@ __all__ = [
     "MemoryLimit",
     "MismatchError",
     "Model",
+    "Plan",
     "Progress",
     "Reply",
     "ReplyStream",
@@ -50,4 +52,5 @@ __all__ = [
     "Usage",
     "__version__",
     "evict",
+    "plan",
 ]

@@ -92,6 +92,47 @@ nb::dict plan_image(const PyModel& model, int width, int height) {
   return d;
 }
 
+nb::dict plan(const nb::bytes& model, const nb::bytes& mmproj, const std::vector<std::tuple<int, int, int>>& images,
+              int64_t turns, int64_t text_tokens, int64_t reply_tokens, int image_min_tokens, int image_max_tokens,
+              const KvOptions& kv, uint64_t memory) {
+  PlanQuery q;
+  q.model = from_bytes(model);
+  q.mmproj = from_bytes(mmproj);
+  for (const auto& [width, height, count] : images) q.images.push_back({width, height, count});
+  q.turns = turns;
+  q.text_tokens = text_tokens;
+  q.reply_tokens = reply_tokens;
+  q.image_min_tokens = image_min_tokens;
+  q.image_max_tokens = image_max_tokens;
+  q.kv = kv;
+  q.memory = memory;
+  const MemoryPlan p = without_gil([&] { return plan_memory(q); });
+  nb::list per_turn;
+  for (const PlanTurn& t : p.turns) {
+    nb::dict d;
+    d["image_rows"] = t.image_rows;
+    d["rows"] = t.rows;
+    d["kv_bytes"] = t.kv_bytes;
+    d["kv_bytes_full"] = t.kv_bytes_full;
+    d["prefill_peak"] = t.prefill_peak;
+    per_turn.append(d);
+  }
+  nb::dict d;
+  d["rows_per_image"] = p.rows_per_image;
+  d["turns"] = per_turn;
+  d["text_weights"] = p.text_weights;
+  d["vision_weights"] = p.vision_weights;
+  d["encoder_scratch"] = p.encoder_scratch;
+  d["prefill_scratch"] = p.prefill_scratch;
+  d["embedding_cache"] = p.embedding_cache;
+  d["fixed"] = p.fixed;
+  d["total"] = p.total;
+  d["memory"] = p.memory;
+  d["fits"] = p.fits;
+  d["advice"] = to_bytes(p.advice);
+  return d;
+}
+
 }  // namespace
 
 std::vector<Message> to_messages(const std::vector<PyMessage>& messages) {
@@ -132,6 +173,9 @@ void bind_model(nb::module_& m) {
            })
       .def("close", &PyModel::close);
   m.def("chat_template_names", &chat_template_names);
+  m.def("plan", &plan, nb::arg("model"), nb::arg("mmproj"), nb::arg("images"), nb::arg("turns"), nb::arg("text_tokens"),
+        nb::arg("reply_tokens"), nb::arg("image_min_tokens"), nb::arg("image_max_tokens"), nb::arg("kv"),
+        nb::arg("memory"));
   m.def(
       "describe_file",
       [](const nb::bytes& path) {

@@ -9,5 +9,6 @@ int run(const Options& o);
 int chat(const Options& o);
 int info(const Options& o);
 int bench(const Options& o);
+int plan(const Options& o);
 
 }  // namespace foveal::cli

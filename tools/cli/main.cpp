@@ -47,6 +47,7 @@ int run_command(const cli::Options& o) {
   if (o.command == "run") return cli::run(o);
   if (o.command == "chat") return cli::chat(o);
   if (o.command == "info") return cli::info(o);
+  if (o.command == "plan") return cli::plan(o);
   return cli::bench(o);
 }
 

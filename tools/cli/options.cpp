@@ -13,8 +13,8 @@
 namespace foveal::cli {
 namespace {
 
-enum : unsigned { RUN = 1, CHAT = 2, INFO = 4, BENCH = 8 };
-constexpr unsigned TALK = RUN | CHAT, MODEL = RUN | CHAT | BENCH;
+enum : unsigned { RUN = 1, CHAT = 2, INFO = 4, BENCH = 8, PLAN = 16 };
+constexpr unsigned TALK = RUN | CHAT, MODEL = RUN | CHAT | BENCH, KEEP = MODEL | PLAN;
 
 struct Command {
   const char* name;
@@ -22,10 +22,12 @@ struct Command {
   const char* usage;
   const char* help;
 };
-constexpr std::array<Command, 4> commands = {{
+constexpr std::array<Command, 5> commands = {{
     {"run", RUN, "foveal run -m FILE [--mmproj FILE --image FILE] -p TEXT", "answer one prompt"},
     {"chat", CHAT, "foveal chat -m FILE [--mmproj FILE]", "talk; /help lists what can be typed"},
     {"info", INFO, "foveal info FILE", "print metadata, tensors and sizes of a GGUF file"},
+    {"plan", PLAN, "foveal plan MODEL [MMPROJ] [--image 1920x1080 x12] [--turns N]",
+     "what a conversation would take, from the headers alone"},
     {"bench", BENCH, "foveal bench -m FILE [-p N] [-n N] [-d N,N]", "measure prefill and decode"},
 }};
 
@@ -103,6 +105,29 @@ void set_output(const Given& g) {
   g.o.bench_output = g.value;
 }
 
+// "1920x1080", or "1920x1080x12": twelve of them.
+void add_size(const Given& g) {
+  PlanImage image;
+  int* const into[3] = {&image.width, &image.height, &image.count};
+  const char* at = g.value.data();
+  const char* const end = at + g.value.size();
+  int n = 0;
+  for (; n < 3 && at < end; ++n) {
+    if (n > 0 && *at++ != 'x') break;
+    const auto [stop, error] = std::from_chars(at, end, *into[n]);
+    if (error != std::errc() || *into[n] < 1) g.refuse("WIDTHxHEIGHT or WIDTHxHEIGHTxHOWMANY");
+    at = stop;
+  }
+  if (n < 2 || at != end) g.refuse("WIDTHxHEIGHT or WIDTHxHEIGHTxHOWMANY");
+  g.o.plan.images.push_back(image);
+}
+
+void set_memory(const Given& g) {
+  const Budget b = parse_budget(g.value);
+  if (b.kind != Budget::bytes) g.refuse("a size such as 8GiB or 6000MiB");
+  g.o.plan.memory = static_cast<uint64_t>(b.value);
+}
+
 struct Flag {
   const char* names;  // separated by blanks
   const char* value;  // what follows, nullptr for a switch
@@ -113,8 +138,8 @@ struct Flag {
 
 const std::vector<Flag>& flags() {
   static const std::vector<Flag> table = {
-      {"-m --model", "FILE", MODEL | INFO, "text model (GGUF)", [](const Given& g) { g.o.model = g.value; }},
-      {"--mmproj", "FILE", MODEL, "picture encoder of that model (GGUF)", [](const Given& g) { g.o.mmproj = g.value; }},
+      {"-m --model", "FILE", KEEP | INFO, "text model (GGUF)", [](const Given& g) { g.o.model = g.value; }},
+      {"--mmproj", "FILE", KEEP, "picture encoder of that model (GGUF)", [](const Given& g) { g.o.mmproj = g.value; }},
       {"--image", "FILE,...", TALK, "picture for the prompt; repeatable", add_images},
       {"-p --prompt", "TEXT", TALK, "the prompt; run reads standard input without it",
        [](const Given& g) { g.o.prompt = g.value; }},
@@ -132,9 +157,9 @@ const std::vector<Flag>& flags() {
       {"-ngl --gpu-layers --n-gpu-layers", "N", MODEL, "layers on the GPU, or auto",
        [](const Given& g) { g.o.gpu_layers = g.value == "auto" ? -1 : g.count(); }},
       {"--device", "NAME", MODEL, "auto, cpu or cuda", set_device},
-      {"--image-min-tokens", "N", TALK, "least rows per picture",
+      {"--image-min-tokens", "N", TALK | PLAN, "least rows per picture",
        [](const Given& g) { g.o.image_min_tokens = g.count(1); }},
-      {"--image-max-tokens", "N", TALK, "most rows per picture",
+      {"--image-max-tokens", "N", TALK | PLAN, "most rows per picture",
        [](const Given& g) { g.o.image_max_tokens = g.count(1); }},
       {"--temp", "X", TALK, "temperature, 0 = greedy (0)",
        [](const Given& g) { g.o.generate.sample.temperature = g.number(); }},
@@ -150,29 +175,37 @@ const std::vector<Flag>& flags() {
        [](const Given& g) { g.o.generate.stop.push_back(g.value); }},
       {"--ignore-eos", nullptr, RUN, "go on past the end of the answer",
        [](const Given& g) { g.o.generate.ignore_eos = true; }},
-      {"--kv-budget", "N", MODEL, "rows kept per head on average: N, N%, NMiB, auto, none (none)",
+      {"--kv-budget", "N", KEEP, "rows kept per head on average: N, N%, NMiB, auto, none (none)",
        [](const Given& g) { g.o.kv.budget = parse_budget(g.value); }},
-      {"--kv-policy", "NAME", MODEL, "snapkv, pyramidkv, adakv, sparsemm, streaming, random (adakv)",
+      {"--kv-policy", "NAME", KEEP, "snapkv, pyramidkv, adakv, sparsemm, streaming, random (adakv)",
        [](const Given& g) { g.o.kv.policy = policy_from_name(g.value); }},
-      {"--kv-mix", "NAME", MODEL, "none, vnorm, keydiff, fixed, mixkv (mixkv)",
+      {"--kv-mix", "NAME", KEEP, "none, vnorm, keydiff, fixed, mixkv (mixkv)",
        [](const Given& g) { g.o.kv.mix = mix_from_name(g.value); }},
-      {"--kv-window", "N", MODEL, "last rows, always kept, whose queries score the others (32)",
+      {"--kv-window", "N", KEEP, "last rows, always kept, whose queries score the others (32)",
        [](const Given& g) { g.o.kv.window = g.count(); }},
-      {"--kv-sinks", "N", MODEL, "first rows, always kept (0)", [](const Given& g) { g.o.kv.sinks = g.count(); }},
-      {"--kv-scope", "NAME", MODEL, "prompt, or image: only rows of pictures may go (prompt)",
+      {"--kv-sinks", "N", KEEP, "first rows, always kept (0)", [](const Given& g) { g.o.kv.sinks = g.count(); }},
+      {"--kv-scope", "NAME", KEEP, "prompt, or image: only rows of pictures may go (prompt)",
        [](const Given& g) { g.o.kv.scope = scope_from_name(g.value); }},
-      {"--kv-slack", "N", MODEL, "rows past the budget before a head is evicted again (32)",
+      {"--kv-slack", "N", KEEP, "rows past the budget before a head is evicted again (32)",
        [](const Given& g) { g.o.kv.slack = g.count(); }},
-      {"--kv-on-full", "NAME", MODEL, "at the end of the context: stop, evict, error (stop)",
+      {"--kv-on-full", "NAME", KEEP, "at the end of the context: stop, evict, error (stop)",
        [](const Given& g) { g.o.kv.on_full = on_full_from_name(g.value); }},
-      {"--kv-tables", "FILE", MODEL, "head scores and redundancy made by calibration",
+      {"--kv-tables", "FILE", KEEP, "head scores and redundancy made by calibration",
        [](const Given& g) { g.o.kv.tables = g.value; }},
-      {"--kv-type", "NAME", MODEL, "storage of keys and values: f16, f32 (f16)",
+      {"--kv-type", "NAME", KEEP, "storage of keys and values: f16, f32, q8_0, q4_0 (f16)",
        [](const Given& g) { g.o.kv.dtype = kv_type_from_name(g.value); }},
-      {"--kv-seed", "N", MODEL, "of policy random (0)",
+      {"--kv-seed", "N", KEEP, "of policy random (0)",
        [](const Given& g) { g.o.kv.seed = static_cast<uint64_t>(g.integer(0, std::numeric_limits<int64_t>::max())); }},
       {"--session", "FILE", TALK, "go on from this file when it is there, and write it at the end",
        [](const Given& g) { g.o.session_file = g.value; }},
+      {"--image", "WxH", PLAN, "size of pictures: 1920x1080, or twelve of them: 1920x1080x12", add_size},
+      {"--turns", "N", PLAN, "turns of the conversation (1)",
+       [](const Given& g) { g.o.plan.turns = g.integer(1, 100000); }},
+      {"--text-tokens", "N", PLAN, "text of a turn (64)",
+       [](const Given& g) { g.o.plan.text_tokens = g.integer(1, 1 << 24); }},
+      {"-n --predict", "N", PLAN, "answer of a turn (256)",
+       [](const Given& g) { g.o.plan.reply_tokens = g.integer(0, 1 << 24); }},
+      {"--memory", "SIZE", PLAN, "to fit in, such as 8GiB; without it what is available", set_memory},
       {"--stats", nullptr, TALK, "print times, tokens/s and KV bytes", [](const Given& g) { g.o.stats = true; }},
       {"-p --n-prompt", "N,...", BENCH, "prompt lengths, 0 = none (512)",
        [](const Given& g) { g.o.bench_prompt = g.list(0); }},
@@ -182,7 +215,7 @@ const std::vector<Flag>& flags() {
        [](const Given& g) { g.o.bench_depth = g.list(0); }},
       {"-r --repetitions", "N", BENCH, "(5)", [](const Given& g) { g.o.bench_repetitions = g.count(1); }},
       {"-o --output", "FORM", BENCH, "md or json (md)", set_output},
-      {"-h --help", nullptr, MODEL | INFO, "this text", [](const Given& g) { g.o.help = true; }},
+      {"-h --help", nullptr, KEEP | INFO, "this text", [](const Given& g) { g.o.help = true; }},
   };
   return table;
 }
@@ -278,7 +311,16 @@ Options parse_command_line(const std::vector<std::string>& args) {
     if (!only_files && arg == "--") {
       only_files = true;
     } else if (only_files || arg.size() < 2 || arg[0] != '-') {
-      if (command.bit != INFO || !o.model.empty())
+      // plan: "x12" after a size is how many of it
+      if (command.bit == PLAN && !o.plan.images.empty() && arg.size() > 1 && arg[0] == 'x') {
+        const auto [stop, error] = std::from_chars(arg.data() + 1, arg.data() + arg.size(), o.plan.images.back().count);
+        if (error == std::errc() && stop == arg.data() + arg.size() && o.plan.images.back().count > 0) continue;
+      }
+      if (command.bit == PLAN && !o.model.empty() && o.mmproj.empty()) {
+        o.mmproj = arg;
+        continue;
+      }
+      if ((command.bit != INFO && command.bit != PLAN) || !o.model.empty())
         fail(ErrorCode::invalid_argument, "unexpected argument ", quoted(arg), "; `foveal ", command.name, " --help`");
       o.model = arg;
     } else {

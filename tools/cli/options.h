@@ -9,7 +9,7 @@
 namespace foveal::cli {
 
 struct Options {
-  std::string command;  // "run" | "chat" | "info" | "bench" | "help" | "version"
+  std::string command;  // "run" | "chat" | "info" | "bench" | "plan" | "help" | "version"
   bool help = false;
 
   std::string model, mmproj, device = "auto", chat_template;
@@ -25,6 +25,7 @@ struct Options {
 
   std::vector<int> bench_prompt{512}, bench_generate{128}, bench_depth{0};
   int bench_repetitions = 5;
+  PlanQuery plan;  // its files and KV options are those above
   std::string bench_output = "md";
 };
 

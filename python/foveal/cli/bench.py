@@ -2,16 +2,20 @@
 
 import argparse
 import json
+import os
 import statistics
 import time
 from typing import Any
 
 import numpy as np
 
+from ..errors import ArgumentError, FileError
+from ..images import to_pixels
 from ..kv import KV
 from ..model import Model
 from .setup import bytes_text, kv_options, load_model
 
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 HEADER = "| model | size | backend | KV | test | t/s |\n| --- | ---: | --- | ---: | ---: | ---: |"
 
 
@@ -54,9 +58,35 @@ def measure(model: Model, kv: KV, prompt: int, generate: int, depth: int, repeti
     }
 
 
+COMPARED = "| picture | rows | tokens | top-1 | mean KL | first divergence | KV saved | time saved |"
+
+
+def compare_pictures(o: argparse.Namespace, model: Model, kv: KV) -> int:
+    """The trust meter over a folder: one question about each picture, whole cache against budget."""
+    try:
+        paths = sorted(e.path for e in os.scandir(o.images) if e.name.lower().endswith(PICTURES))
+    except OSError as e:
+        raise FileError(f"{o.images}: {e.strerror}") from None
+    if not paths:
+        raise ArgumentError(f"{o.images}: found no picture ({', '.join(PICTURES)})")
+    print(COMPARED + "\n|" + " --- |" + " ---: |" * 7, flush=True)
+    for path in paths:
+        with model.session() as session:
+            pixels = to_pixels(path)
+            rows = model._native.plan_image(pixels.shape[1], pixels.shape[0])["n_rows"]
+            c = session.compare(o.question, images=[pixels], max_tokens=max(1, o.n_gen[0]), kv=kv)
+        at = "-" if c.first_divergence is None else str(c.first_divergence)
+        cells = f"{rows} | {len(c.tokens)} | {100 * c.top1:.1f} % | {c.mean_kl:.4f} | {at}"
+        saved = f"{100 * c.bytes_saved / c.bytes_full:.1f} % | {c.ms_saved:.0f} ms"
+        print(f"| {os.path.basename(path)} | {cells} | {saved} |", flush=True)
+    return 0
+
+
 def bench(o: argparse.Namespace) -> int:
     kv = kv_options(o)
     model, _ = load_model(o)
+    if o.images:
+        return compare_pictures(o, model, kv)
     tests = [
         (prompt, generate, depth)
         for depth in o.n_depth

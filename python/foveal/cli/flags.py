@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import math
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,13 +11,16 @@ from typing import Any, NoReturn
 
 RUN, CHAT, INFO, BENCH = "run", "chat", "info", "bench"
 CONVERT, QUANTIZE = "convert", "quantize"
+PLAN = "plan"
 TALK, MODEL = (RUN, CHAT), (RUN, CHAT, BENCH)
+KEEP = (*MODEL, PLAN)
 
 COMMANDS = {
     RUN: "answer one prompt",
     CHAT: "talk; /help lists what can be typed",
     INFO: "print metadata, tensors and sizes of a GGUF file",
     BENCH: "measure prefill and decode",
+    PLAN: "what a conversation would take, from the headers alone",
     CONVERT: "make GGUF files from a Hugging Face folder",
     QUANTIZE: "make a smaller file: Q8_0, Q6_K, Q5_K_M, Q5_K, Q4_K_M, Q4_K, Q4_0, F16",
 }
@@ -24,6 +28,7 @@ COMMANDS = {
 # Arguments without a flag: name, how it is shown, how many.
 POSITIONAL: dict[str, tuple[tuple[str, str, str | None], ...]] = {
     INFO: (("path", "FILE", "?"),),
+    PLAN: (("files", "MODEL [MMPROJ]", "*"),),
     CONVERT: (("folder", "HF_FOLDER", None),),
     QUANTIZE: (("source", "IN.gguf", None), ("target", "OUT.gguf", None), ("type", "TYPE", None)),
 }
@@ -77,8 +82,8 @@ class Flag:
 
 
 FLAGS = (
-    Flag(("-m", "--model"), (*MODEL, INFO), "text model (GGUF)", metavar="FILE"),
-    Flag(("--mmproj",), MODEL, "picture encoder of that model (GGUF)", metavar="FILE"),
+    Flag(("-m", "--model"), (*KEEP, INFO), "text model (GGUF)", metavar="FILE"),
+    Flag(("--mmproj",), KEEP, "picture encoder of that model (GGUF)", metavar="FILE"),
     Flag(("--image",), TALK, "picture for the prompt; repeatable", metavar="FILE,...", repeat=True),
     Flag(("-p", "--prompt"), TALK, "the prompt; run reads standard input without it", metavar="TEXT"),
     Flag(("-f", "--file"), (RUN,), "read the prompt from a file", metavar="FILE"),
@@ -92,8 +97,8 @@ FLAGS = (
     Flag(("-t", "--threads"), MODEL, "threads; without it the physical cores", integer(1, 1024)),
     Flag(("-ngl", "--gpu-layers", "--n-gpu-layers"), MODEL, "layers on the GPU, or auto", layers, "auto"),
     Flag(("--device",), MODEL, "where to run", default="auto", choices=("auto", "cpu", "cuda")),
-    Flag(("--image-min-tokens",), TALK, "least rows per picture", integer(1)),
-    Flag(("--image-max-tokens",), TALK, "most rows per picture", integer(1)),
+    Flag(("--image-min-tokens",), (*TALK, PLAN), "least rows per picture", integer(1)),
+    Flag(("--image-max-tokens",), (*TALK, PLAN), "most rows per picture", integer(1)),
     Flag(("--temp",), TALK, "temperature, 0 = greedy", number, 0.0, "X"),
     Flag(("--top-k",), TALK, "0 = off", integer(0), 40),
     Flag(("--top-p",), TALK, "1 = off", number, 0.95, "X"),
@@ -103,24 +108,39 @@ FLAGS = (
     Flag(("-s", "--seed"), TALK, "-1 = a fresh one", integer(-1, 2**64 - 1), -1),
     Flag(("--stop",), TALK, "end the answer before this text; repeatable", metavar="TEXT", repeat=True),
     Flag(("--ignore-eos",), (RUN,), "go on past the end of the answer", None),
-    Flag(("--kv-budget",), MODEL, "rows kept per head on average: N, N%%, NMiB, auto, none", budget, "none"),
+    Flag(("--kv-budget",), KEEP, "rows kept per head on average: N, N%%, NMiB, auto, none", budget, "none"),
     Flag(
         ("--kv-policy",),
-        MODEL,
+        KEEP,
         "snapkv, pyramidkv, adakv, sparsemm, streaming, random",
         default="adakv",
         metavar="NAME",
     ),
-    Flag(("--kv-mix",), MODEL, "none, vnorm, keydiff, fixed, mixkv", default="mixkv", metavar="NAME"),
-    Flag(("--kv-window",), MODEL, "last rows, always kept, whose queries score the others", integer(0), 32),
-    Flag(("--kv-sinks",), MODEL, "first rows, always kept", integer(0), 0),
-    Flag(("--kv-scope",), MODEL, "prompt, or image: only rows of pictures may go", default="prompt", metavar="NAME"),
-    Flag(("--kv-slack",), MODEL, "rows past the budget before a head is evicted again", integer(0), 32),
-    Flag(("--kv-on-full",), MODEL, "at the end of the context: stop, evict, error", default="stop", metavar="NAME"),
-    Flag(("--kv-tables",), MODEL, "head scores and redundancy made by calibration", metavar="FILE"),
-    Flag(("--kv-type",), MODEL, "storage of keys and values: f16, f32", default="f16", metavar="NAME"),
-    Flag(("--kv-seed",), MODEL, "of policy random", integer(0, 2**63 - 1), 0),
+    Flag(("--kv-mix",), KEEP, "none, vnorm, keydiff, fixed, mixkv", default="mixkv", metavar="NAME"),
+    Flag(("--kv-window",), KEEP, "last rows, always kept, whose queries score the others", integer(0), 32),
+    Flag(("--kv-sinks",), KEEP, "first rows, always kept", integer(0), 0),
+    Flag(("--kv-scope",), KEEP, "prompt, or image: only rows of pictures may go", default="prompt", metavar="NAME"),
+    Flag(("--kv-slack",), KEEP, "rows past the budget before a head is evicted again", integer(0), 32),
+    Flag(("--kv-on-full",), KEEP, "at the end of the context: stop, evict, error", default="stop", metavar="NAME"),
+    Flag(("--kv-tables",), KEEP, "head scores and redundancy made by calibration", metavar="FILE"),
+    Flag(("--kv-type",), KEEP, "storage of keys and values: f16, f32, q8_0, q4_0", default="f16", metavar="NAME"),
+    Flag(("--kv-seed",), KEEP, "of policy random", integer(0, 2**63 - 1), 0),
     Flag(("--session",), TALK, "go on from this file when it is there, and write it at the end", metavar="FILE"),
+    Flag(("--kv-report",), (RUN,), "write a page that shows what the KV cache kept", metavar="FILE"),
+    Flag(
+        ("--image",),
+        (PLAN,),
+        "size of pictures: 1920x1080, or twelve of them: 1920x1080x12",
+        metavar="WxH",
+        repeat=True,
+    ),
+    Flag(("--turns",), (PLAN,), "turns of the conversation", integer(1, 100000), 1),
+    Flag(("--text-tokens",), (PLAN,), "text of a turn", integer(1, 1 << 24), 64),
+    Flag(("-n", "--predict"), (PLAN,), "answer of a turn", integer(0, 1 << 24), 256),
+    Flag(("--memory",), (PLAN,), "to fit in, such as 8GiB; without it what is available", metavar="SIZE"),
+    Flag(("-o", "--output"), (PLAN,), "form of the table", default="md", choices=("md", "json")),
+    Flag(("--images",), (BENCH,), "compare whole cache and budget on the pictures of a folder", metavar="DIR"),
+    Flag(("--question",), (BENCH,), "asked about each picture", default="Describe the picture.", metavar="TEXT"),
     Flag(("--stats",), TALK, "print times, tokens/s and KV bytes", None),
     Flag(("-p", "--n-prompt"), (BENCH,), "prompt lengths, 0 = none", integers, [512], "N,..."),
     Flag(("-n", "--n-gen"), (BENCH,), "tokens to decode, 0 = none", integers, [128], "N,..."),
@@ -175,6 +195,17 @@ def parser_for(command: str) -> Parser:
     return parser
 
 
+def joined_counts(args: list[str]) -> list[str]:
+    """ "1920x1080 x12" as one word."""
+    out: list[str] = []
+    for arg in args:
+        if out and re.fullmatch(r"x\d+", arg) and re.search(r"^(--image=)?\d+x\d+$", out[-1]):
+            out[-1] += arg
+        else:
+            out.append(arg)
+    return out
+
+
 def parse(argv: list[str]) -> tuple[str, argparse.Namespace]:
     """(command, its flags). Ends the program with status 2 on a usage error, 0 after help."""
     if not argv or argv[0] in ("-h", "--help", "help"):
@@ -192,4 +223,5 @@ def parse(argv: list[str]) -> tuple[str, argparse.Namespace]:
         near = difflib.get_close_matches(argv[0], COMMANDS, 1, 0.0)
         print(f"foveal: unknown command {argv[0]!r:.60}; did you mean {near[0]}?", file=sys.stderr)
         raise SystemExit(2)
-    return argv[0], parser_for(argv[0]).parse(argv[1:])
+    args = joined_counts(argv[1:]) if argv[0] == PLAN else argv[1:]
+    return argv[0], parser_for(argv[0]).parse(args)

@@ -13,6 +13,7 @@ from .bench import bench
 from .chat import chat
 from .convert import convert
 from .info import info
+from .plan import plan
 from .quantize import quantize
 from .run import run
 
@@ -22,6 +23,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "info": info,
     "bench": bench,
     "convert": convert,
+    "plan": plan,
     "quantize": quantize,
 }
 

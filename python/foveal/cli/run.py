@@ -44,6 +44,15 @@ def raw_parts(prompt: str, images: list[Any]) -> list[Any]:
     return [p for p in parts if not isinstance(p, str) or p]
 
 
+def write_page(path: str, body: str) -> None:
+    page = f"<!doctype html><meta charset='utf-8'><title>What the KV cache kept</title>{body}\n"
+    try:
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(page)
+    except OSError as e:
+        raise FileError(f"{path}: {e.strerror}") from None
+
+
 def run(o: argparse.Namespace) -> int:
     if o.raw and (o.system_prompt or o.chat_template):
         raise ArgumentError("--raw takes neither --system-prompt nor --chat-template")
@@ -70,6 +79,8 @@ def run(o: argparse.Namespace) -> int:
         print(flush=True)
     if o.session:
         session.save(o.session)
+    if o.kv_report:
+        write_page(o.kv_report, stream.kv.to_html())
     if stream.stats.note:
         note("note: " + stream.stats.note)
     if stream.stats.finish_reason == "context":
