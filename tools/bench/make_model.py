@@ -16,17 +16,24 @@ import gguf
 import numpy as np
 from gguf import GGMLQuantizationType as Type
 
-# Per block: bytes, elements, and where half-precision scales lie (the rest is random).
-HALVES = {Type.Q8_0: (0,), Type.Q4_K: (0, 2), Type.Q6_K: (208,), Type.Q4_0: (0,), Type.Q4_1: (0, 2)}
+# Where a block's half-precision scales lie, and their size: weights then spread by about 0.02, as trained ones do
+# (much larger ones drive the softmax into denormals, which are slow).
+HALVES = {
+    Type.Q8_0: ((0,), 2.7e-4),
+    Type.Q4_K: ((0, 2), 1e-4),
+    Type.Q6_K: ((208,), 1.5e-5),
+    Type.Q4_0: ((0,), 4e-3),
+    Type.Q4_1: ((0, 2), 4e-3),
+}
 
 
 def random_blocks(rng: np.random.Generator, rows: int, cols: int, kind: Type) -> np.ndarray:
     """Quantised rows [rows, bytes] with scales of ordinary size."""
     elements, size = gguf.GGML_QUANT_SIZES[kind]
     raw = rng.integers(0, 256, (rows * cols // elements, size), dtype=np.uint8)
-    scale = np.frombuffer(np.float16(0.002).tobytes(), np.uint8)
-    for at in HALVES[kind]:
-        raw[:, at : at + 2] = scale
+    places, size_of = HALVES[kind]
+    for at in places:
+        raw[:, at : at + 2] = np.frombuffer(np.float16(size_of).tobytes(), np.uint8)
     return raw.reshape(rows, -1)
 
 
