@@ -111,8 +111,8 @@ int64_t SessionImpl::common_prefix(const PromptRows& rows) const {
 // Drops from `rows` what the session holds already, or drops what the session holds when that isn't possible.
 void SessionImpl::reuse_or_restart(PromptRows& rows) {
   int64_t n = common_prefix(rows);
-  if (n == rows.size() && (n < n_rows() || !has_logits_)) --n;  // the last row must run to give logits
-  while (n > 0 && n < n_rows() && image_of_[static_cast<size_t>(n)] >= 0)
+  if (n == rows.size() && (n < n_rows() || !has_logits_)) --n;          // the last row must run to give logits
+  if (n > 0 && n < n_rows() && image_of_[static_cast<size_t>(n)] >= 0)  // a picture goes whole
     n = seen_images_[static_cast<size_t>(image_of_[static_cast<size_t>(n)])].first_row;
   if (n < n_rows() && !can_cut_at(n)) {
     stats_.started_over = true;
