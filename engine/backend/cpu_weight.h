@@ -38,6 +38,10 @@ struct MatmulScratch {
   Buffer<float> values;   // a range of two panels as float32 for each worker
 };
 
+inline int64_t panels_of(int64_t rows) {
+  return (rows + kPanelRows - 1) / kPanelRows;
+}
+
 const MatmulKernels& matmul_kernels(Isa isa);
 
 WeightPtr pack_weight(std::span<const TensorInfo* const> parts, Isa isa, ThreadPool& pool);
