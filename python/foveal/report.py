@@ -57,7 +57,8 @@ class KvReport:
         for layer in layers:
             for head in heads:
                 held[self._kept[layer][head]] += 1
-        return held / np.float32(max(1, len(layers) * len(heads)))
+        held /= np.float32(max(1, len(layers) * len(heads)))
+        return held
 
     def heatmap(self, image_index: int = 0, il: int | None = None, ih: int | None = None) -> Map:
         """float32 [height, width] of the original picture: the share of heads that hold what was seen there, the mean

@@ -230,7 +230,7 @@ def test_interrupt_stops_the_answer(cli: list[str]) -> None:
 
 
 # Reports hold pictures, which the program without Python can't draw.
-PYTHON_ONLY = {"--kv-report", "--images"}
+PYTHON_ONLY = {"--kv-report", "--images", "--question"}
 
 
 def test_both_programs_take_the_same_flags(cpp_build: Path) -> None:
