@@ -8,14 +8,26 @@ namespace foveal {
 
 namespace {
 
-// The block of `count` tokens that begins with token t, in the scratch.
-QuantTokens block_of(MatmulScratch& s, int64_t t, int count, int64_t cols) {
-  const int64_t at32 = t * cols / 32, at16 = t * cols / 16;
-  return {s.quads.data() + t * cols,
+// The block of `count` tokens, `left` of which exist at most, that begins with token t, from input k0 on.
+QuantTokens block_of(MatmulScratch& s, int64_t t, int count, int64_t left, int64_t cols, int64_t k0 = 0) {
+  const int64_t at32 = (t * cols + k0 * count) / 32, at16 = 2 * at32;
+  return {s.quads.data() + t * cols + k0 * count,
           s.scales.data() + at32,
           {s.sums[0].data() + at32, s.sums[1].data() + at16},
           {s.fsums[0].data() + at32, s.fsums[1].data() + at16},
-          count};
+          count,
+          static_cast<int>(std::min<int64_t>(count, left))};
+}
+
+// The last block's tokens that don't exist.
+void clear_block(const QuantTokens& x, int64_t cols) {
+  const auto n = static_cast<size_t>(x.count * cols);
+  std::fill_n(x.quads, n, 0);
+  std::fill_n(x.scales, n / 32, 0.0f);
+  for (int over16 = 0; over16 < 2; ++over16) {
+    std::fill_n(x.sums[over16], n / (over16 ? 16 : 32), 0);
+    std::fill_n(x.fsums[over16], n / (over16 ? 16 : 32), 0.0f);
+  }
 }
 
 void reserve_quantised(MatmulScratch& s, size_t total) {
@@ -31,25 +43,29 @@ void reserve_quantised(MatmulScratch& s, size_t total) {
 // The activations as both kinds of kernels want them, packed by all threads.
 void pack_activations(ThreadPool& pool, const MatmulKernels& kernels, const CpuWeight& w, ConstMat x,
                       MatmulScratch& s) {
-  const auto total = static_cast<size_t>(x.rows * x.cols);
   if (w.quantised) {
+    const auto total = static_cast<size_t>((x.rows + 7) / 8 * 8 * x.cols);
     reserve_quantised(s, total);
     pool.for_each((x.rows + 7) / 8, [&](int64_t i) {
       const int64_t stop = std::min(x.rows, i * 8 + 8);
       for (int64_t t = i * 8; t < stop;) {
         const int count = next_quant_block(stop - t);
-        kernels.quantize(x.row(t), x.stride, x.cols, block_of(s, t, count, x.cols));
+        const QuantTokens block = block_of(s, t, count, stop - t, x.cols);
+        if (block.used < count) clear_block(block, x.cols);
+        kernels.quantize(x.row(t), x.stride, x.cols, block);
         t += count;
       }
     });
   }
   if (w.floating) {
+    const auto total = static_cast<size_t>((x.rows + 11) / 12 * 12 * x.cols);
     if (s.packed.size() < total) s.packed = Buffer<float>(total);
     pool.for_each((x.rows + 11) / 12, [&](int64_t i) {
       const int64_t stop = std::min(x.rows, i * 12 + 12);
       for (int64_t t = i * 12; t < stop;) {
         const int count = next_float_block(stop - t);
-        kernels.interleave(x.row(t), x.stride, count, x.cols, s.packed.data() + t * x.cols);
+        const int used = static_cast<int>(std::min<int64_t>(count, stop - t));
+        kernels.interleave(x.row(t), x.stride, count, used, x.cols, s.packed.data() + t * x.cols);
         t += count;
       }
     });
@@ -88,7 +104,8 @@ void run_few_floats(const Job& job, const CpuWeight::Segment& s, int64_t panel, 
   const uint8_t* w = s.data.data() + panel * s.panel_bytes;
   for (int64_t t = t0; t < t1;) {
     const int count = next_float_block(t1 - t);
-    job.kernels.few_floats[s.floats](w, {job.scratch.packed.data() + t * job.cols, count, job.cols, false},
+    const int used = static_cast<int>(std::min<int64_t>(count, t1 - t));
+    job.kernels.few_floats[s.floats](w, {job.scratch.packed.data() + t * job.cols, count, used, job.cols, false},
                                      out_of(job, s, panel, 1, t));
     t += count;
   }
@@ -110,7 +127,9 @@ void run_range(const Job& job, const CpuWeight::Segment& s, int64_t panel, int n
     const int count = next_float_block(t1 - t);
     MatmulOut out = out_of(job, s, panel, n, t);
     if (k0 + n_k < job.cols) out.bias = nullptr;
-    job.kernels.many_floats(w, n, {job.scratch.packed.data() + t * job.cols + k0 * count, count, n_k, k0 > 0}, out);
+    const int used = static_cast<int>(std::min<int64_t>(count, t1 - t));
+    job.kernels.many_floats(w, n, {job.scratch.packed.data() + t * job.cols + k0 * count, count, used, n_k, k0 > 0},
+                            out);
     t += count;
   }
 }
@@ -128,36 +147,53 @@ void run_few(const Job& job, const CpuWeight::Segment& s, int64_t panel, int64_t
   const QuantPanel w = panel_of(s, panel, job.cols);
   for (int64_t t = t0; t < t1;) {
     const int count = next_quant_block(t1 - t);
-    job.kernels.few[s.form][s.affine.sub == 16](w, block_of(job.scratch, t, count, job.cols),
+    job.kernels.few[s.form][s.affine.sub == 16](w, block_of(job.scratch, t, count, t1 - t, job.cols),
                                                 out_of(job, s, panel, 1, t));
     t += count;
   }
 }
 
-// Panels [panel, panel + n), n = 1 or 2: their codes become bytes once, in the worker's room.
-void run_many(const Job& job, const CpuWeight::Segment& s, int64_t panel, int n, int64_t t0, int64_t t1,
-              uint8_t* room) {
-  QuantPanel w[2];
-  for (int i = 0; i < n; ++i) {
-    w[i] = panel_of(s, panel + i, job.cols);
-    if (s.form == kBytes) continue;
-    uint8_t* bytes = room + i * job.cols * kPanelRows;
-    job.kernels.expand[s.form](w[i], bytes);
-    w[i].codes = bytes;
-  }
-  for (int64_t t = t0; t < t1;) {
-    const int count = next_quant_block(t1 - t);
-    job.kernels.many[s.affine.sub == 16](w, n, block_of(job.scratch, t, count, job.cols), out_of(job, s, panel, n, t));
-    t += count;
+struct Room {  // one worker's
+  uint8_t* codes = nullptr;
+  float *sums = nullptr, *values = nullptr;
+};
+
+constexpr int64_t kQuantRange = 512;  // inputs at a time: two panels' codes as bytes in the first-level cache
+
+// A panel's inputs from k0 on, n_k of them.
+QuantPanel part_of(const QuantPanel& w, int64_t sub, int64_t k0, int64_t n_k) {
+  QuantPanel part = w;
+  part.codes += k0 / 32 * code_bytes(w.form);
+  part.d += k0 / sub * kPanelRows;
+  if (part.m) part.m += k0 / sub * kPanelRows;
+  part.cols = n_k;
+  return part;
+}
+
+// Panels [panel, panel + n), n = 1 or 2, a range of inputs after the other: codes become bytes once for all tokens.
+void run_many(const Job& job, const CpuWeight::Segment& s, int64_t panel, int n, int64_t t0, int64_t t1, Room room) {
+  const int64_t sub = s.affine.sub;
+  for (int64_t k0 = 0; k0 < job.cols; k0 += kQuantRange) {
+    const int64_t n_k = std::min(kQuantRange, job.cols - k0);
+    QuantPanel w[2];
+    for (int i = 0; i < n; ++i) {
+      w[i] = part_of(panel_of(s, panel + i, job.cols), sub, k0, n_k);
+      if (s.form == kBytes) continue;
+      uint8_t* bytes = room.codes + i * kQuantRange * kPanelRows;
+      job.kernels.expand[s.form](w[i], bytes);
+      w[i].codes = bytes;
+    }
+    for (int64_t t = t0; t < t1;) {
+      const int count = next_quant_block(t1 - t);
+      const QuantSums sums{room.sums + (t - t0) * n * kPanelRows, k0 == 0, k0 + n_k == job.cols};
+      job.kernels.many[sub == 16](w, n, block_of(job.scratch, t, count, t1 - t, job.cols, k0), sums,
+                                  out_of(job, s, panel, n, t));
+      t += count;
+    }
   }
 }
 
 constexpr int64_t kMany = 16;  // tokens from which expanding codes pays
-
-struct Room {  // one worker's
-  uint8_t* codes = nullptr;
-  float* values = nullptr;
-};
 
 // Panels [p0, p1) of a segment times the tokens [t0, t1).
 void run_panels(const Job& job, const CpuWeight::Segment& s, int64_t p0, int64_t p1, int64_t t0, int64_t t1,
@@ -168,20 +204,24 @@ void run_panels(const Job& job, const CpuWeight::Segment& s, int64_t p0, int64_t
   } else if (floating) {
     run_many_floats(job, s, p0, p1, t0, t1, room.values);
   } else {
-    for (int64_t p = p0; p < p1; p += 2) run_many(job, s, p, p1 - p >= 2 ? 2 : 1, t0, t1, room.codes);
+    for (int64_t p = p0; p < p1; p += 2) run_many(job, s, p, p1 - p >= 2 ? 2 : 1, t0, t1, room);
   }
 }
 
-// How a product is cut into items: panels times tokens (a multiple of both block sizes; as many as the second-level
-// cache holds well), neighbours sharing their tokens. Few tokens stream the weights: then longer runs of panels.
-// Several items for each worker.
+// How a product is cut into items: panels times tokens (as many as the second-level cache holds well, in even shares;
+// a multiple of the block sizes), neighbours sharing their tokens. Few tokens stream the weights: then longer runs of
+// panels. Several items for each worker.
 struct Cut {
   int64_t panels, tokens;
 };
+constexpr int64_t kMostTokens = 256;  // of an item
+
 Cut cut_of(const CpuWeight& w, int64_t n_tokens, int64_t workers) {
   const int64_t panels = panels_of(w.rows);
   if (n_tokens < kMany) return {std::max<int64_t>(4, panels / (8 * workers)), kMany};
-  Cut cut{w.floating ? 8 : 4, w.floating ? 192 : w.cols > 2048 ? 96 : 240};
+  const int64_t most = w.floating ? 192 : w.cols > 2048 ? 104 : kMostTokens, unit = w.floating ? 24 : 8;
+  const int64_t shares = (n_tokens + most - 1) / most;
+  Cut cut{w.floating ? 8 : 4, ((n_tokens + shares - 1) / shares + unit - 1) / unit * unit};
   while (cut.panels > 2 && panels / cut.panels * ((n_tokens + cut.tokens - 1) / cut.tokens) < 8 * workers)
     cut.panels /= 2;
   return cut;
@@ -212,9 +252,11 @@ void cpu_matmul(ThreadPool& pool, const MatmulKernels& kernels, Mat out, const C
                 const float* bias, MatmulScratch& scratch) {
   pack_activations(pool, kernels, w, x, scratch);
   const auto workers = static_cast<size_t>(pool.size());
-  const size_t share = static_cast<size_t>(2 * w.cols * kPanelRows), range = 2 * kRange * kPanelRows;
+  constexpr size_t share = 2 * kQuantRange * kPanelRows, range = 2 * kRange * kPanelRows;
+  constexpr size_t sums = 2 * kMostTokens * kPanelRows;
   if (x.rows >= kMany) {
     if (w.quantised && scratch.codes.size() < share * workers) scratch.codes = Buffer<uint8_t>(share * workers);
+    if (w.quantised && scratch.totals.size() < sums * workers) scratch.totals = Buffer<float>(sums * workers);
     if (w.floating && scratch.values.size() < range * workers) scratch.values = Buffer<float>(range * workers);
   }
   const Job job{kernels, out, w.cols, bias, scratch};
@@ -226,7 +268,10 @@ void cpu_matmul(ThreadPool& pool, const MatmulKernels& kernels, Mat out, const C
   pool.run([&](int worker, int) {
     const auto index = static_cast<size_t>(worker);
     Room room{};
-    if (scratch.codes.size() > 0) room.codes = scratch.codes.data() + index * share;
+    if (scratch.codes.size() > 0) {
+      room.codes = scratch.codes.data() + index * share;
+      room.sums = scratch.totals.data() + index * sums;
+    }
     if (scratch.values.size() > 0) room.values = scratch.values.data() + index * range;
     for (int64_t item; (item = next.fetch_add(1, std::memory_order_relaxed)) < n_items;) {
       int64_t group = item % n_groups;

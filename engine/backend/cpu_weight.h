@@ -34,8 +34,8 @@ struct MatmulScratch {
   Buffer<float> scales, packed;
   Buffer<int32_t> sums[2];  // over 32 | 16 inputs
   Buffer<float> fsums[2];
-  Buffer<uint8_t> codes;  // two panels as bytes for each worker
-  Buffer<float> values;   // a range of two panels as float32 for each worker
+  Buffer<uint8_t> codes;         // a range of two panels as bytes for each worker
+  Buffer<float> totals, values;  // its sums so far | a range of two panels as float32
 };
 
 inline int64_t panels_of(int64_t rows) {

@@ -11,7 +11,8 @@
 //     table    nibbles that are indices of 16 byte-wide codes
 //   d, then m if the type has mins: [sub-block][row] in half precision, in units of the row: a power of two that puts
 //   the row's largest one just below 2^15, so that no scale is lost to the range of half precision
-// Activations: int8 per 32 inputs with a float32 scale (d = amax / 127), cut into blocks of 8, 4, 2, 1 tokens:
+// Activations: int8 per 32 inputs with a float32 scale (d = amax / 127), cut into blocks of 8, 4, 2, 1 tokens
+// (a last block of 3 or 5 to 7 is filled up with zeros):
 //   quads   [block][k / 4][token][4]  int8        block at byte t0 * cols
 //   scales  [block][k / 32][token]    float32     block at t0 * cols / 32
 //   sums    [block][k / 32 | k / 16][token] int32 and the same as float32: what offsets and mins need
@@ -49,6 +50,13 @@ struct QuantTokens {  // one block
   int32_t* sums[2];  // over 32 | 16 inputs
   float* fsums[2];
   int count;  // 8, 4, 2 or 1
+  int used;   // of these tokens exist, the rest are zeros and have no results
+};
+
+// Where a product that takes the inputs range by range keeps its sums in between, and which range this one is.
+struct QuantSums {
+  float* sums;  // [count][panels][16], at a multiple of 64 bytes
+  bool first, last;
 };
 
 enum Floats : int { kF32, kF16, kBF16, kFloatForms };
@@ -58,6 +66,7 @@ enum Floats : int { kF32, kF16, kBF16, kFloatForms };
 struct FloatRange {
   const float* x;  // [k][count]
   int count;       // 12, 8, 4, 2 or 1
+  int used;        // as in QuantTokens
   int64_t n_k;
   bool resume;
 };
@@ -71,15 +80,16 @@ struct MatmulOut {
 };
 
 struct MatmulKernels {
-  // The block `to` from to.count rows of x, x_stride apart.
+  // The first to.used tokens of the block `to` from rows of x, x_stride apart.
   void (*quantize)(const float* x, int64_t x_stride, int64_t cols, const QuantTokens& to);
   // One panel, codes decoded on the way: for few tokens. [Codes][sub-block 32 | 16]
   void (*few[kCodeForms][2])(const QuantPanel&, const QuantTokens&, const MatmulOut&);
-  // Codes of any form -> the form `bytes`, and one or two panels of that form: for many tokens. [sub-block 32 | 16]
+  // Codes of any form -> the form `bytes`, and a range of inputs of one or two panels of that form, panels and tokens
+  // already advanced to it: for many tokens. [sub-block 32 | 16]
   void (*expand[kCodeForms])(const QuantPanel&, uint8_t* bytes);
-  void (*many[2])(const QuantPanel* w, int n_panels, const QuantTokens&, const MatmulOut&);
-  // count rows of x side by side: [k][count].
-  void (*interleave)(const float* x, int64_t x_stride, int count, int64_t cols, float* to);
+  void (*many[2])(const QuantPanel* w, int n_panels, const QuantTokens&, const QuantSums&, const MatmulOut&);
+  // used rows of x side by side, then zeros: [k][count].
+  void (*interleave)(const float* x, int64_t x_stride, int count, int used, int64_t cols, float* to);
   // One panel of any float type: for few tokens. [Floats]
   void (*few_floats[kFloatForms])(const void* panel, const FloatRange&, const MatmulOut&);
   // n values -> float32, and one or two panels of float32: for many tokens.
@@ -87,12 +97,13 @@ struct MatmulKernels {
   void (*many_floats)(const float* const* panels, int n_panels, const FloatRange&, const MatmulOut&);
 };
 
-// The next block size for `left` tokens.
+// The next block size for `left` tokens: the last block may be larger, one pass over the weights being dearer than a
+// few products with zeros.
 constexpr int next_quant_block(int64_t left) {
-  return left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+  return left > 4 ? 8 : left > 2 ? 4 : left > 1 ? 2 : 1;
 }
 constexpr int next_float_block(int64_t left) {
-  return left >= 12 ? 12 : left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+  return left > 8 ? 12 : left > 4 ? 8 : left > 2 ? 4 : left > 1 ? 2 : 1;
 }
 
 namespace scalar {

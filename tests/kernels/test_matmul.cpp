@@ -70,7 +70,7 @@ struct Case {
   int64_t rows, cols;
 };
 
-// Every type; rows that end inside a panel, pairs of panels, inputs of one block, more than one range of float inputs.
+// Every type; rows that end inside a panel, pairs of panels, inputs of one block, more than one range of inputs.
 const Case kCases[] = {
     {TensorType::F32, 33, 300},     {TensorType::F16, 50, 129},    {TensorType::BF16, 17, 515},
     {TensorType::Q4_0, 37, 96},     {TensorType::Q4_1, 16, 64},    {TensorType::Q5_0, 15, 32},
@@ -80,7 +80,8 @@ const Case kCases[] = {
     {TensorType::IQ2_XXS, 35, 256}, {TensorType::IQ2_XS, 16, 512}, {TensorType::IQ2_S, 16, 256},
     {TensorType::IQ3_XXS, 34, 256}, {TensorType::IQ3_S, 5, 512},   {TensorType::IQ1_S, 33, 256},
     {TensorType::IQ1_M, 18, 512},   {TensorType::TQ1_0, 36, 256},  {TensorType::TQ2_0, 1, 256},
-    {TensorType::MXFP4, 47, 96},
+    {TensorType::MXFP4, 47, 96},    {TensorType::Q4_0, 37, 1056},  {TensorType::Q4_K, 20, 1280},
+    {TensorType::Q6_K, 33, 768},
 };
 
 TensorInfo info_of(const Case& c, const std::vector<uint8_t>& raw) {
@@ -254,7 +255,7 @@ TEST(every_instruction_set_gives_the_same_bits) {
   for (const Case& c : kCases) {
     const auto raw = random_tensor(c.type, c.rows, c.cols, rng);
     const TensorInfo t = info_of(c, raw);
-    for (const int tokens : {1, 2, 3, 4, 5, 7, 8, 11, 12, 13, 15, 16, 17, 31, 70}) {
+    for (const int tokens : {1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 15, 16, 17, 31, 70}) {
       const Input x = random_rows(tokens, c.cols, rng);
       const auto expected = product(t, x.view, Isa::scalar, 1, nullptr);
       for (const Isa isa : {Isa::avx2, Isa::avx512, Isa::neon}) {

@@ -93,14 +93,23 @@ FOVEAL_INLINE void group_parts(const QuantPanel& w, const uint8_t* p, int half, 
 
 constexpr int64_t kAhead = 4096;  // bytes that decode asks for in advance, past the panel's end: the next one follows
 
+// One panel's sums between ranges of inputs: token t's at sums + t * stride.
+struct Between {
+  float* sums;
+  int64_t stride;
+  bool first, last;
+};
+constexpr Between kWhole{nullptr, 0, true, true};
+
 // T tokens against the panel's halves [first, first + H).
 template <int Sub, bool Mins, Width W, int T, int H, class At>
-FOVEAL_INLINE void halves_block(const QuantPanel& w, int64_t group_bytes, const QuantTokens& x, const MatmulOut& o,
-                                int first, At at) {
+FOVEAL_INLINE void halves_block(const QuantPanel& w, int64_t group_bytes, const QuantTokens& x, const Between& b,
+                                const MatmulOut& o, int first, At at) {
   constexpr int kChains = T < 4 ? T : 4;
   __m256 acc[H][T];
   for (int h = 0; h < H; ++h)
-    for (int t = 0; t < T; ++t) acc[h][t] = _mm256_setzero_ps();
+    for (int t = 0; t < T; ++t)
+      acc[h][t] = b.first ? _mm256_setzero_ps() : _mm256_loadu_ps(b.sums + t * b.stride + (first + h) * 8);
   for (int64_t g = 0; g < w.cols / 32; ++g) {
     const uint8_t* p = w.codes + g * group_bytes;
     if (H == 2)
@@ -115,24 +124,30 @@ FOVEAL_INLINE void halves_block(const QuantPanel& w, int64_t group_bytes, const 
   }
   for (int h = 0; h < H; ++h) {
     const int row = (first + h) * 8;
-    for (int t = 0; t < T; ++t) put(o, t, row, _mm256_mul_ps(acc[h][t], _mm256_loadu_ps(w.units + row)));
+    for (int t = 0; t < T; ++t) {
+      if (!b.last) {
+        _mm256_storeu_ps(b.sums + t * b.stride + row, acc[h][t]);
+      } else if (t < x.used) {
+        put(o, t, row, _mm256_mul_ps(acc[h][t], _mm256_loadu_ps(w.units + row)));
+      }
+    }
   }
 }
 
 // One or two tokens stream the panel once; more take it by halves, whose sums fill the registers.
 template <Codes C, Width W, int Sub, bool Mins>
-static void panel(const QuantPanel& w, const QuantTokens& x, const MatmulOut& o) {
+static void panel(const QuantPanel& w, const QuantTokens& x, const Between& b, const MatmulOut& o) {
   const __m256i table = table_of(w, C == kTable);
   const auto at = [table](const uint8_t* p, int j) __attribute__((always_inline)) {
     return decode<C>(p, table, j);
   };
-  if (x.count == 1) return halves_block<Sub, Mins, W, 1, 2>(w, code_bytes(C), x, o, 0, at);
-  if (x.count == 2) return halves_block<Sub, Mins, W, 2, 2>(w, code_bytes(C), x, o, 0, at);
+  if (x.count == 1) return halves_block<Sub, Mins, W, 1, 2>(w, code_bytes(C), x, b, o, 0, at);
+  if (x.count == 2) return halves_block<Sub, Mins, W, 2, 2>(w, code_bytes(C), x, b, o, 0, at);
   for (int half = 0; half * 8 < o.n_rows; ++half) {
     if (x.count == 4) {
-      halves_block<Sub, Mins, W, 4, 1>(w, code_bytes(C), x, o, half, at);
+      halves_block<Sub, Mins, W, 4, 1>(w, code_bytes(C), x, b, o, half, at);
     } else {
-      halves_block<Sub, Mins, W, 8, 1>(w, code_bytes(C), x, o, half, at);
+      halves_block<Sub, Mins, W, 8, 1>(w, code_bytes(C), x, b, o, half, at);
     }
   }
 }
@@ -140,7 +155,7 @@ static void panel(const QuantPanel& w, const QuantTokens& x, const MatmulOut& o)
 template <Codes C, int Sub>
 static void few(const QuantPanel& w, const QuantTokens& x, const MatmulOut& o) {
   constexpr Width kWidth = C == kNibbles ? kUpTo15 : C == kFive ? kUpTo31 : C == kSix ? kUpTo63 : kWide;
-  return w.m ? panel<C, kWidth, Sub, true>(w, x, o) : panel<C, kWidth, Sub, false>(w, x, o);
+  return w.m ? panel<C, kWidth, Sub, true>(w, x, kWhole, o) : panel<C, kWidth, Sub, false>(w, x, kWhole, o);
 }
 
 template <Codes C>
@@ -160,26 +175,27 @@ static MatmulOut panel_out(const MatmulOut& o, int p) {
 }
 
 template <Width W, int Sub>
-static void many_of(const QuantPanel& w, const QuantTokens& x, const MatmulOut& o) {
-  return w.m ? panel<kBytes, W, Sub, true>(w, x, o) : panel<kBytes, W, Sub, false>(w, x, o);
+static void many_of(const QuantPanel& w, const QuantTokens& x, const Between& b, const MatmulOut& o) {
+  return w.m ? panel<kBytes, W, Sub, true>(w, x, b, o) : panel<kBytes, W, Sub, false>(w, x, b, o);
 }
 
 template <int Sub>
-static void many(const QuantPanel* w, int n_panels, const QuantTokens& x, const MatmulOut& o) {
+static void many(const QuantPanel* w, int n_panels, const QuantTokens& x, const QuantSums& r, const MatmulOut& o) {
   for (int p = 0; p < n_panels; ++p) {
     const MatmulOut to = panel_out(o, p);
+    const Between b{r.sums + p * kPanelRows, n_panels * kPanelRows, r.first, r.last};
     switch (w[p].form) {
       case kNibbles:
-        many_of<kUpTo15, Sub>(w[p], x, to);
+        many_of<kUpTo15, Sub>(w[p], x, b, to);
         break;
       case kFive:
-        many_of<kUpTo31, Sub>(w[p], x, to);
+        many_of<kUpTo31, Sub>(w[p], x, b, to);
         break;
       case kSix:
-        many_of<kUpTo63, Sub>(w[p], x, to);
+        many_of<kUpTo63, Sub>(w[p], x, b, to);
         break;
       default:
-        many_of<kWide, Sub>(w[p], x, to);
+        many_of<kWide, Sub>(w[p], x, b, to);
         break;
     }
   }
@@ -197,7 +213,8 @@ FOVEAL_INLINE __m256 values8(const void* values, int64_t i) {
 
 FOVEAL_INLINE __m256 resumed(const FloatRange& r, const MatmulOut& o, int t, int first) {
   alignas(32) float out[8] = {};
-  for (int i = 0; r.resume && i < 8 && first + i < o.n_rows; ++i) out[i] = o.out[t * o.stride + first + i];
+  for (int i = 0; r.resume && t < r.used && i < 8 && first + i < o.n_rows; ++i)
+    out[i] = o.out[t * o.stride + first + i];
   return _mm256_load_ps(out);
 }
 
@@ -209,7 +226,7 @@ FOVEAL_INLINE void float_half(const void* panel, const FloatRange& r, const Matm
     const __m256 value = values8<F>(panel, k * kPanelRows + half * 8);
     for (int t = 0; t < T; ++t) acc[t] = _mm256_fmadd_ps(value, _mm256_set1_ps(r.x[k * T + t]), acc[t]);
   }
-  for (int t = 0; t < T; ++t) put(o, t, half * 8, acc[t]);
+  for (int t = 0; t < T && t < r.used; ++t) put(o, t, half * 8, acc[t]);
 }
 
 template <Floats F>

@@ -120,7 +120,7 @@ FOVEAL_INLINE void few_block(const QuantPanel& w, const QuantTokens& x, const Ma
         acc[t0 + i] = _mm512_fmadd_ps(part[i], _mm512_set1_ps(x.scales[g * T + t0 + i]), acc[t0 + i]);
     }
   }
-  for (int t = 0; t < T; ++t) put(o, t, 0, _mm512_mul_ps(acc[t], _mm512_loadu_ps(w.units)));
+  for (int t = 0; t < T && t < x.used; ++t) put(o, t, 0, _mm512_mul_ps(acc[t], _mm512_loadu_ps(w.units)));
 }
 
 template <Codes C, int Sub, bool Mins>
@@ -152,85 +152,110 @@ static void expand(const QuantPanel& w, uint8_t* bytes) {
   }
 }
 
-// T tokens against P panels of bytes: P * T integer chains in registers, the float sums in memory (the first-level
-// cache), so that each broadcast of four activations serves P dot products.
-template <int Sub, bool Mins, int P, int T>
-FOVEAL_INLINE void many_block(const QuantPanel* w, const QuantTokens& x, const MatmulOut& o) {
+constexpr int32_t kMagicBits =
+    0x4b400000;                        // as float32 kMagic: adding a small integer to the bits adds it to the value
+constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23
+
+// One group of 32 inputs: N tokens from t0 on of T, P panels of bytes; all its dot products stay in registers. Each
+// starts from kMagic's bits, so that read as float32 it is kMagic + dot, and dot * d = (kMagic + dot) * d - kMagic * d
+// with one rounding, the last product being exact. starts: [sub-block][8 tokens], what a dot product begins with.
+template <int Sub, bool Mins, int P, int T, int N>
+FOVEAL_INLINE void group_tile(const QuantPanel* w, const QuantTokens& x, int64_t g, int t0, const int32_t* starts,
+                              float* acc) {
   constexpr int kSubs = 32 / Sub, kQuads = Sub / 4;
-  alignas(64) float room[2 * T * P * 16];
-  alignas(32) int32_t start_room[8];
-  float *acc = room, *parts = room + T * P * 16;
-  int32_t* starts = start_room;
-  __asm__("" : "+r"(acc), "+r"(parts), "+r"(starts));  // they stay in memory
-  const __m256i offset = _mm256_set1_epi32(-w[0].offset);
-  for (int i = 0; i < T * P; ++i) _mm512_store_ps(acc + 16 * i, _mm512_setzero_ps());
-  for (int64_t g = 0; g < w[0].cols / 32; ++g)
-    for (int s = 0; s < kSubs; ++s) {
-      const int64_t sub = g * kSubs + s;
-      const auto* quad = reinterpret_cast<const int32_t*>(x.quads) + (g * 8 + s * kQuads) * T;
-      __m512i dot[T][P];
-      if (!Mins) {  // -offset * sum of each token, read back one by one by the load ports
-        const __mmask8 tokens = static_cast<__mmask8>((1u << T) - 1);
-        const __m256i sums = _mm256_maskz_loadu_epi32(tokens, x.sums[Sub == 16] + sub * T);
-        _mm256_store_si256(reinterpret_cast<__m256i*>(starts), _mm256_mullo_epi32(sums, offset));
-      }
-      for (int t = 0; t < T; ++t) {
-        const __m512i start = Mins ? _mm512_setzero_si512() : _mm512_set1_epi32(starts[t]);
-        for (int p = 0; p < P; ++p) dot[t][p] = start;
-      }
+  __m512i dot[kSubs][N][P];
+#pragma GCC unroll 2
+  for (int s = 0; s < kSubs; ++s) {
 #pragma GCC unroll 8
-      for (int j = 0; j < kQuads; ++j) {
-        __m512i codes[P];
-        for (int p = 0; p < P; ++p) codes[p] = _mm512_loadu_si512(w[p].codes + g * 512 + (s * kQuads + j) * 64);
-#pragma GCC unroll 8
-        for (int t = 0; t < T; ++t) {
-          const __m512i four = _mm512_set1_epi32(quad[j * T + t]);
-          for (int p = 0; p < P; ++p) dot[t][p] = _mm512_dpbusd_epi32(dot[t][p], codes[p], four);
-        }
-      }
-      __m512 d[P], m[P];
-      for (int p = 0; p < P; ++p) {
-        d[p] = half16(w[p].d + sub * kPanelRows);
-        m[p] = Mins ? half16(w[p].m + sub * kPanelRows) : _mm512_setzero_ps();
-      }
-#pragma GCC unroll 8
-      for (int t = 0; t < T; ++t)
-        for (int p = 0; p < P; ++p) {
-          const int at = (t * P + p) * 16;
-          const __m512 f = _mm512_cvtepi32_ps(dot[t][p]);
-          __m512 part = s == 0 ? _mm512_mul_ps(f, d[p]) : _mm512_fmadd_ps(f, d[p], _mm512_load_ps(parts + at));
-          if (Mins) part = _mm512_fnmadd_ps(m[p], _mm512_set1_ps(x.fsums[Sub == 16][sub * T + t]), part);
-          if (s + 1 < kSubs) {
-            _mm512_store_ps(parts + at, part);
-          } else {
-            const __m512 scale = _mm512_set1_ps(x.scales[g * T + t]);
-            _mm512_store_ps(acc + at, _mm512_fmadd_ps(part, scale, _mm512_load_ps(acc + at)));
-          }
-        }
+    for (int t = 0; t < N; ++t) {
+      const __m512i start = _mm512_set1_epi32(Mins ? kMagicBits : starts[s * 8 + t0 + t]);
+#pragma GCC unroll 2
+      for (int p = 0; p < P; ++p) dot[s][t][p] = start;
     }
-  for (int t = 0; t < T; ++t)
+  }
+#pragma GCC unroll 2
+  for (int s = 0; s < kSubs; ++s) {
+#pragma GCC unroll 8
+    for (int j = s * kQuads; j < (s + 1) * kQuads; ++j) {
+      const auto* quad = reinterpret_cast<const int32_t*>(x.quads) + (g * 8 + j) * T + t0;
+      __m512i codes[P];
+#pragma GCC unroll 2
+      for (int p = 0; p < P; ++p) codes[p] = _mm512_loadu_si512(w[p].codes + g * 512 + j * 64);
+#pragma GCC unroll 8
+      for (int t = 0; t < N; ++t) {
+        const __m512i four = _mm512_set1_epi32(quad[t]);
+#pragma GCC unroll 2
+        for (int p = 0; p < P; ++p) dot[s][t][p] = _mm512_dpbusd_epi32(dot[s][t][p], codes[p], four);
+      }
+    }
+  }
+  const __m512 magic = _mm512_set1_ps(kMagic);
+#pragma GCC unroll 2
+  for (int p = 0; p < P; ++p) {
+    __m512 d[kSubs], m[kSubs];
+#pragma GCC unroll 2
+    for (int s = 0; s < kSubs; ++s) {
+      d[s] = half16(w[p].d + (g * kSubs + s) * kPanelRows);
+      m[s] = Mins ? half16(w[p].m + (g * kSubs + s) * kPanelRows) : _mm512_setzero_ps();
+    }
+    const __m512 over = _mm512_mul_ps(magic, d[0]);
+#pragma GCC unroll 8
+    for (int t = 0; t < N; ++t) {
+      __m512 part = _mm512_fmsub_ps(_mm512_castsi512_ps(dot[0][t][p]), d[0], over);
+#pragma GCC unroll 2
+      for (int s = 0; s < kSubs; ++s) {
+        if (s > 0) part = _mm512_fmadd_ps(_mm512_sub_ps(_mm512_castsi512_ps(dot[s][t][p]), magic), d[s], part);
+        if (Mins) part = _mm512_fnmadd_ps(m[s], _mm512_set1_ps(x.fsums[Sub == 16][(g * kSubs + s) * T + t0 + t]), part);
+      }
+      float* sum = acc + ((t0 + t) * P + p) * 16;
+      _mm512_store_ps(sum, _mm512_fmadd_ps(part, _mm512_set1_ps(x.scales[g * T + t0 + t]), _mm512_load_ps(sum)));
+    }
+  }
+}
+
+// T tokens against P panels of bytes. The float sums lie in memory (the first-level cache), so that there are 16
+// integer chains in registers and each broadcast of four activations serves P dot products.
+template <int Sub, bool Mins, int P, int T>
+FOVEAL_INLINE void many_block(const QuantPanel* w, const QuantTokens& x, const QuantSums& r, const MatmulOut& o) {
+  constexpr int kSubs = 32 / Sub, N = T < 2 ? T : T / kSubs;
+  alignas(32) int32_t starts[kSubs * 8];
+  float* acc = r.sums;
+  const __m256i offset = _mm256_set1_epi32(-w[0].offset), magic = _mm256_set1_epi32(kMagicBits);
+  if (r.first)
+    for (int i = 0; i < T * P; ++i) _mm512_store_ps(acc + 16 * i, _mm512_setzero_ps());
+  for (int64_t g = 0; g < w[0].cols / 32; ++g) {
+    for (int s = 0; s < kSubs && !Mins; ++s) {  // -offset * sum of each token, read back one by one by the load ports
+      const __mmask8 tokens = static_cast<__mmask8>((1u << T) - 1);
+      const __m256i sums = _mm256_maskz_loadu_epi32(tokens, x.sums[Sub == 16] + (g * kSubs + s) * T);
+      _mm256_store_si256(reinterpret_cast<__m256i*>(starts + s * 8),
+                         _mm256_add_epi32(_mm256_mullo_epi32(sums, offset), magic));
+    }
+#pragma GCC unroll 2
+    for (int t0 = 0; t0 < T; t0 += N) group_tile<Sub, Mins, P, T, N>(w, x, g, t0, starts, acc);
+  }
+  for (int t = 0; t < T && t < x.used && r.last; ++t)
     for (int p = 0; p < P; ++p)
       put(o, t, p * 16, _mm512_mul_ps(_mm512_load_ps(acc + (t * P + p) * 16), _mm512_loadu_ps(w[p].units)));
 }
 
 template <int Sub, bool Mins, int P>
-static void many_of(const QuantPanel* w, const QuantTokens& x, const MatmulOut& o) {
+static void many_of(const QuantPanel* w, const QuantTokens& x, const QuantSums& r, const MatmulOut& o) {
   switch (x.count) {
     case 8:
-      return many_block<Sub, Mins, P, 8>(w, x, o);
+      return many_block<Sub, Mins, P, 8>(w, x, r, o);
     case 4:
-      return many_block<Sub, Mins, P, 4>(w, x, o);
+      return many_block<Sub, Mins, P, 4>(w, x, r, o);
     case 2:
-      return many_block<Sub, Mins, P, 2>(w, x, o);
+      return many_block<Sub, Mins, P, 2>(w, x, r, o);
     default:
-      return many_block<Sub, Mins, P, 1>(w, x, o);
+      return many_block<Sub, Mins, P, 1>(w, x, r, o);
   }
 }
 
 template <int Sub>
-static void many(const QuantPanel* w, int n_panels, const QuantTokens& x, const MatmulOut& o) {
-  if (n_panels == 2) return w->m ? many_of<Sub, true, 2>(w, x, o) : many_of<Sub, false, 2>(w, x, o);
-  return w->m ? many_of<Sub, true, 1>(w, x, o) : many_of<Sub, false, 1>(w, x, o);
+static void many(const QuantPanel* w, int n_panels, const QuantTokens& x, const QuantSums& r, const MatmulOut& o) {
+  if (n_panels == 2) return w->m ? many_of<Sub, true, 2>(w, x, r, o) : many_of<Sub, false, 2>(w, x, r, o);
+  return w->m ? many_of<Sub, true, 1>(w, x, r, o) : many_of<Sub, false, 1>(w, x, r, o);
 }
 
 // Values i .. i+15 as float32.
@@ -244,7 +269,7 @@ FOVEAL_INLINE __m512 values16(const void* values, int64_t i) {
 }
 
 FOVEAL_INLINE __m512 resumed(const FloatRange& r, const MatmulOut& o, int t, int first) {
-  if (!r.resume) return _mm512_setzero_ps();
+  if (!r.resume || t >= r.used) return _mm512_setzero_ps();
   return _mm512_maskz_loadu_ps(rows_of(o, first), o.out + t * o.stride + first);
 }
 
@@ -263,7 +288,7 @@ FOVEAL_INLINE void float_block(const void* const* panels, const FloatRange& r, c
     }
   }
   for (int t = 0; t < T; ++t)
-    for (int p = 0; p < P; ++p) put(o, t, p * 16, acc[t][p]);
+    for (int p = 0; p < P && t < r.used; ++p) put(o, t, p * 16, acc[t][p]);
 }
 
 template <Floats F, int P>

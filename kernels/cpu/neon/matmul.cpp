@@ -14,7 +14,7 @@ namespace foveal::neon {
 
 static void quantize(const float* x, int64_t x_stride, int64_t cols, const QuantTokens& to) {
   const int64_t n = to.count;
-  for (int64_t t = 0; t < n; ++t)
+  for (int64_t t = 0; t < to.used; ++t)
     for (int64_t b = 0; b < cols / 32; ++b) {
       const float* in = x + t * x_stride + b * 32;
       float32x4_t most = vabsq_f32(vld1q_f32(in));
@@ -43,8 +43,8 @@ static void quantize(const float* x, int64_t x_stride, int64_t cols, const Quant
 }
 
 // Blocks of 4 tokens by 4 inputs are transposed in registers; the rest goes one by one.
-static void interleave(const float* x, int64_t x_stride, int count, int64_t cols, float* to) {
-  const int64_t whole = count >= 4 ? cols / 4 * 4 : 0;
+static void interleave(const float* x, int64_t x_stride, int count, int used, int64_t cols, float* to) {
+  const int64_t whole = count >= 4 && used == count ? cols / 4 * 4 : 0;
   for (int64_t k = 0; k < whole; k += 4)
     for (int t = 0; t < count; t += 4) {
       const float* in = x + t * x_stride + k;
@@ -58,7 +58,7 @@ static void interleave(const float* x, int64_t x_stride, int count, int64_t cols
       vst1q_f32(to + (k + 3) * count + t, vzip2q_f32(ac_high, bd_high));
     }
   for (int64_t k = whole; k < cols; ++k)
-    for (int t = 0; t < count; ++t) to[k * count + t] = x[t * x_stride + k];
+    for (int t = 0; t < count; ++t) to[k * count + t] = t < used ? x[t * x_stride + k] : 0;
 }
 
 // ---- pieces of both products
@@ -138,16 +138,25 @@ FOVEAL_INLINE uint8x16_t table_of(const QuantPanel& w, bool used) {
   return used ? vld1q_u8(w.table) : vdupq_n_u8(0);
 }
 
+// One panel's sums between ranges of inputs: token t's at sums + t * stride.
+struct Between {
+  float* sums;
+  int64_t stride;
+  bool first, last;
+};
+constexpr Between kWhole{nullptr, 0, true, true};
+
 // T tokens against 4 R rows. Dot products are signed: codes up to 127 are taken as they are, wider ones less 128, which
 // comes back as 128 times the sum of the activations.
 template <Codes C, bool Wide, int Sub, bool Mins, int T, int R>
-FOVEAL_INLINE void rows_block(const QuantPanel& w, const QuantTokens& x, const MatmulOut& o, int first) {
+FOVEAL_INLINE void rows_block(const QuantPanel& w, const QuantTokens& x, const Between& b, const MatmulOut& o,
+                              int first) {
   constexpr int kSubs = 32 / Sub, kQuads = Sub / 4, kChains = T < 4 ? T : 4;
   const uint8x16_t table = table_of(w, C == kTable);
   const int32_t offset = w.offset - (Wide ? 128 : 0);
   float32x4_t acc[T][R];
-  for (auto& token : acc)
-    for (auto& a : token) a = vdupq_n_f32(0);
+  for (int t = 0; t < T; ++t)
+    for (int r = 0; r < R; ++r) acc[t][r] = b.first ? vdupq_n_f32(0) : vld1q_f32(b.sums + t * b.stride + first + 4 * r);
   for (int64_t g = 0; g < w.cols / 32; ++g) {
     const uint8_t* p = w.codes + g * code_bytes(C) + first * 4;
     for (int t0 = 0; t0 < T; t0 += kChains) {
@@ -183,19 +192,26 @@ FOVEAL_INLINE void rows_block(const QuantPanel& w, const QuantTokens& x, const M
     }
   }
   for (int t = 0; t < T; ++t)
-    for (int r = 0; r < R; ++r) put(o, t, first + 4 * r, vmulq_f32(acc[t][r], vld1q_f32(w.units + first + 4 * r)));
+    for (int r = 0; r < R; ++r) {
+      const int row = first + 4 * r;
+      if (!b.last) {
+        vst1q_f32(b.sums + t * b.stride + row, acc[t][r]);
+      } else if (t < x.used) {
+        put(o, t, row, vmulq_f32(acc[t][r], vld1q_f32(w.units + row)));
+      }
+    }
 }
 
 // Few tokens: the whole panel at once. More: 8 rows, so that a register tile of 4 tokens fits.
 template <Codes C, bool Wide, int Sub, bool Mins>
-static void panel(const QuantPanel& w, const QuantTokens& x, const MatmulOut& o) {
-  if (x.count == 1) return rows_block<C, Wide, Sub, Mins, 1, 4>(w, x, o, 0);
-  if (x.count == 2) return rows_block<C, Wide, Sub, Mins, 2, 4>(w, x, o, 0);
+static void panel(const QuantPanel& w, const QuantTokens& x, const Between& b, const MatmulOut& o) {
+  if (x.count == 1) return rows_block<C, Wide, Sub, Mins, 1, 4>(w, x, b, o, 0);
+  if (x.count == 2) return rows_block<C, Wide, Sub, Mins, 2, 4>(w, x, b, o, 0);
   for (int first = 0; first < o.n_rows; first += 8) {
     if (x.count == 4) {
-      rows_block<C, Wide, Sub, Mins, 4, 2>(w, x, o, first);
+      rows_block<C, Wide, Sub, Mins, 4, 2>(w, x, b, o, first);
     } else {
-      rows_block<C, Wide, Sub, Mins, 8, 2>(w, x, o, first);
+      rows_block<C, Wide, Sub, Mins, 8, 2>(w, x, b, o, first);
     }
   }
 }
@@ -203,7 +219,7 @@ static void panel(const QuantPanel& w, const QuantTokens& x, const MatmulOut& o)
 template <Codes C, int Sub>
 static void few(const QuantPanel& w, const QuantTokens& x, const MatmulOut& o) {
   constexpr bool kWide = C == kBytes || C == kTable;
-  return w.m ? panel<C, kWide, Sub, true>(w, x, o) : panel<C, kWide, Sub, false>(w, x, o);
+  return w.m ? panel<C, kWide, Sub, true>(w, x, kWhole, o) : panel<C, kWide, Sub, false>(w, x, kWhole, o);
 }
 
 template <Codes C>
@@ -216,8 +232,8 @@ static void expand(const QuantPanel& w, uint8_t* bytes) {
 }
 
 template <bool Wide, int Sub>
-static void many_of(const QuantPanel& w, const QuantTokens& x, const MatmulOut& o) {
-  return w.m ? panel<kBytes, Wide, Sub, true>(w, x, o) : panel<kBytes, Wide, Sub, false>(w, x, o);
+static void many_of(const QuantPanel& w, const QuantTokens& x, const Between& b, const MatmulOut& o) {
+  return w.m ? panel<kBytes, Wide, Sub, true>(w, x, b, o) : panel<kBytes, Wide, Sub, false>(w, x, b, o);
 }
 
 // The share of panel p of a result that spans several.
@@ -227,10 +243,11 @@ static MatmulOut panel_out(const MatmulOut& o, int p) {
 }
 
 template <int Sub>
-static void many(const QuantPanel* w, int n_panels, const QuantTokens& x, const MatmulOut& o) {
+static void many(const QuantPanel* w, int n_panels, const QuantTokens& x, const QuantSums& r, const MatmulOut& o) {
   for (int p = 0; p < n_panels; ++p) {
     const bool wide = w[p].form == kBytes || w[p].form == kTable;
-    wide ? many_of<true, Sub>(w[p], x, panel_out(o, p)) : many_of<false, Sub>(w[p], x, panel_out(o, p));
+    const Between b{r.sums + p * kPanelRows, n_panels * kPanelRows, r.first, r.last};
+    wide ? many_of<true, Sub>(w[p], x, b, panel_out(o, p)) : many_of<false, Sub>(w[p], x, b, panel_out(o, p));
   }
 }
 
@@ -246,7 +263,8 @@ FOVEAL_INLINE float32x4_t values4(const void* values, int64_t i) {
 
 FOVEAL_INLINE float32x4_t resumed(const FloatRange& range, const MatmulOut& o, int t, int first) {
   float out[4] = {};
-  for (int i = 0; range.resume && i < 4 && first + i < o.n_rows; ++i) out[i] = o.out[t * o.stride + first + i];
+  for (int i = 0; range.resume && t < range.used && i < 4 && first + i < o.n_rows; ++i)
+    out[i] = o.out[t * o.stride + first + i];
   return vld1q_f32(out);
 }
 
@@ -266,7 +284,7 @@ FOVEAL_INLINE void float_rows(const void* panel, const FloatRange& range, const 
         each<kLanes>([&](auto i) { acc[t0 + i][r] = add_product<i>(acc[t0 + i][r], value[r], tokens); });
     }
   }
-  for (int t = 0; t < T; ++t)
+  for (int t = 0; t < T && t < range.used; ++t)
     for (int r = 0; r < R; ++r) put(o, t, first + 4 * r, acc[t][r]);
 }
 

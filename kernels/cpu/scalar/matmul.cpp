@@ -13,7 +13,7 @@ static void put_sum(const QuantTokens& to, int over16, int64_t at, int32_t sum) 
 }
 
 static void quantize(const float* x, int64_t x_stride, int64_t cols, const QuantTokens& to) {
-  for (int t = 0; t < to.count; ++t)
+  for (int t = 0; t < to.used; ++t)
     for (int64_t b = 0; b < cols / 32; ++b) {
       const float* in = x + t * x_stride + b * 32;
       float amax = 0;
@@ -53,24 +53,31 @@ static int32_t dot_at(const QuantPanel& w, const QuantTokens& x, int64_t sub, in
   return dot;
 }
 
+// acc + the products of one row and one token over all groups of w.
+template <Codes C, int Sub>
+static float add_groups(const QuantPanel& w, const QuantTokens& x, int row, int t, float acc) {
+  for (int64_t g = 0; g < w.cols / 32; ++g) {
+    float part = 0;
+    for (int64_t sub = g * 32 / Sub; sub < (g + 1) * 32 / Sub; ++sub) {
+      const auto dot = static_cast<float>(dot_at<C, Sub>(w, x, sub, row, t));
+      part = std::fma(dot, half_to_float(w.d[sub * kPanelRows + row]), part);
+      if (w.m)
+        part = std::fma(-half_to_float(w.m[sub * kPanelRows + row]), x.fsums[Sub == 16][sub * x.count + t], part);
+    }
+    acc = std::fma(part, x.scales[g * x.count + t], acc);
+  }
+  return acc;
+}
+
+static void put(const QuantPanel& w, const MatmulOut& o, int row, int t, float acc) {
+  acc *= w.units[row];
+  o.out[t * o.stride + row] = o.bias ? acc + o.bias[row] : acc;
+}
+
 template <Codes C, int Sub>
 static void few(const QuantPanel& w, const QuantTokens& x, const MatmulOut& o) {
-  for (int t = 0; t < x.count; ++t)
-    for (int row = 0; row < o.n_rows; ++row) {
-      float acc = 0;
-      for (int64_t g = 0; g < w.cols / 32; ++g) {
-        float part = 0;
-        for (int64_t sub = g * 32 / Sub; sub < (g + 1) * 32 / Sub; ++sub) {
-          const auto dot = static_cast<float>(dot_at<C, Sub>(w, x, sub, row, t));
-          part = std::fma(dot, half_to_float(w.d[sub * kPanelRows + row]), part);
-          if (w.m)
-            part = std::fma(-half_to_float(w.m[sub * kPanelRows + row]), x.fsums[Sub == 16][sub * x.count + t], part);
-        }
-        acc = std::fma(part, x.scales[g * x.count + t], acc);
-      }
-      acc *= w.units[row];
-      o.out[t * o.stride + row] = o.bias ? acc + o.bias[row] : acc;
-    }
+  for (int t = 0; t < x.used; ++t)
+    for (int row = 0; row < o.n_rows; ++row) put(w, o, row, t, add_groups<C, Sub>(w, x, row, t, 0));
 }
 
 // The share of panel p of a result that spans several.
@@ -89,13 +96,21 @@ static void expand(const QuantPanel& w, uint8_t* bytes) {
 }
 
 template <int Sub>
-static void many(const QuantPanel* w, int n_panels, const QuantTokens& x, const MatmulOut& o) {
-  for (int p = 0; p < n_panels; ++p) few<kBytes, Sub>(w[p], x, panel_out(o, p));
+static void many(const QuantPanel* w, int n_panels, const QuantTokens& x, const QuantSums& r, const MatmulOut& o) {
+  for (int p = 0; p < n_panels; ++p) {
+    const MatmulOut out = panel_out(o, p);
+    for (int t = 0; t < x.used; ++t)
+      for (int row = 0; row < out.n_rows; ++row) {
+        float* sum = r.sums + (t * n_panels + p) * kPanelRows + row;
+        *sum = add_groups<kBytes, Sub>(w[p], x, row, t, r.first ? 0 : *sum);
+        if (r.last) put(w[p], out, row, t, *sum);
+      }
+  }
 }
 
-static void interleave(const float* x, int64_t x_stride, int count, int64_t cols, float* to) {
+static void interleave(const float* x, int64_t x_stride, int count, int used, int64_t cols, float* to) {
   for (int64_t k = 0; k < cols; ++k)
-    for (int t = 0; t < count; ++t) to[k * count + t] = x[t * x_stride + k];
+    for (int t = 0; t < count; ++t) to[k * count + t] = t < used ? x[t * x_stride + k] : 0;
 }
 
 template <Floats F>
@@ -107,7 +122,7 @@ static float value_at(const void* values, int64_t i) {
 
 template <Floats F>
 static void few_floats(const void* panel, const FloatRange& r, const MatmulOut& o) {
-  for (int t = 0; t < r.count; ++t)
+  for (int t = 0; t < r.used; ++t)
     for (int row = 0; row < o.n_rows; ++row) {
       float* out = o.out + t * o.stride + row;
       float acc = r.resume ? *out : 0;

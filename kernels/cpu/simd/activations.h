@@ -101,9 +101,9 @@ inline int32_t sum4(__m128i v) {
 }
 
 void quantize(const float* x, int64_t x_stride, int64_t cols, const QuantTokens& to) {
-  if (to.count == 8) return quantize8(x, x_stride, cols, to);
+  if (to.used == 8) return quantize8(x, x_stride, cols, to);
   const int64_t n = to.count;
-  for (int64_t t = 0; t < n; ++t)
+  for (int64_t t = 0; t < to.used; ++t)
     for (int64_t b = 0; b < cols / 32; ++b) {
       const float* in = x + t * x_stride + b * 32;
       const float amax = largest_lane(most_of(in));
@@ -128,13 +128,13 @@ inline void transpose4(const float* x, int64_t x_stride, float* to, int64_t stri
   for (int k = 0; k < 4; ++k) _mm_storeu_ps(to + k * stride, r[k]);
 }
 
-// count rows of x side by side: [k][count].
-void interleave(const float* x, int64_t x_stride, int count, int64_t cols, float* to) {
-  const int64_t whole = count % 4 == 0 ? cols / 4 * 4 : 0;
+// used rows of x side by side, then zeros: [k][count].
+void interleave(const float* x, int64_t x_stride, int count, int used, int64_t cols, float* to) {
+  const int64_t whole = count % 4 == 0 && used == count ? cols / 4 * 4 : 0;
   for (int64_t k = 0; k < whole; k += 4)
     for (int t = 0; t < count; t += 4) transpose4(x + t * x_stride + k, x_stride, to + k * count + t, count);
   for (int64_t k = whole; k < cols; ++k)
-    for (int t = 0; t < count; ++t) to[k * count + t] = x[t * x_stride + k];
+    for (int t = 0; t < count; ++t) to[k * count + t] = t < used ? x[t * x_stride + k] : 0.0f;
 }
 
 }  // namespace
