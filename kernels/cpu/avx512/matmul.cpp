@@ -156,34 +156,38 @@ constexpr int32_t kMagicBits =
     0x4b400000;                        // as float32 kMagic: adding a small integer to the bits adds it to the value
 constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23
 
+// What a group is read from, moved on from group to group.
+template <int P>
+struct Sources {
+  const uint8_t* codes[P];
+  const uint16_t *d[P], *m[P];
+  const int32_t *quads, *sums, *starts;  // starts: [sub-block][8 tokens], what a dot product begins with
+  const float *scales, *fsums;
+};
+
 // One group of 32 inputs: N tokens from t0 on of T, P panels of bytes; all its dot products stay in registers. Each
 // starts from kMagic's bits, so that read as float32 it is kMagic + dot, and dot * d = (kMagic + dot) * d - kMagic * d
-// with one rounding, the last product being exact. starts: [sub-block][8 tokens], what a dot product begins with.
+// with one rounding, the last product being exact.
 template <int Sub, bool Mins, int P, int T, int N>
-FOVEAL_INLINE void group_tile(const QuantPanel* w, const QuantTokens& x, int64_t g, int t0, const int32_t* starts,
-                              float* acc) {
+FOVEAL_INLINE void group_tile(const Sources<P>& in, int t0, float* acc) {
   constexpr int kSubs = 32 / Sub, kQuads = Sub / 4;
   __m512i dot[kSubs][N][P];
 #pragma GCC unroll 2
   for (int s = 0; s < kSubs; ++s) {
 #pragma GCC unroll 8
     for (int t = 0; t < N; ++t) {
-      const __m512i start = _mm512_set1_epi32(Mins ? kMagicBits : starts[s * 8 + t0 + t]);
+      const __m512i start = _mm512_set1_epi32(Mins ? kMagicBits : in.starts[s * 8 + t0 + t]);
 #pragma GCC unroll 2
       for (int p = 0; p < P; ++p) dot[s][t][p] = start;
     }
-  }
-#pragma GCC unroll 2
-  for (int s = 0; s < kSubs; ++s) {
 #pragma GCC unroll 8
     for (int j = s * kQuads; j < (s + 1) * kQuads; ++j) {
-      const auto* quad = reinterpret_cast<const int32_t*>(x.quads) + (g * 8 + j) * T + t0;
       __m512i codes[P];
 #pragma GCC unroll 2
-      for (int p = 0; p < P; ++p) codes[p] = _mm512_loadu_si512(w[p].codes + g * 512 + j * 64);
+      for (int p = 0; p < P; ++p) codes[p] = _mm512_loadu_si512(in.codes[p] + j * 64);
 #pragma GCC unroll 8
       for (int t = 0; t < N; ++t) {
-        const __m512i four = _mm512_set1_epi32(quad[t]);
+        const __m512i four = _mm512_set1_epi32(in.quads[j * T + t0 + t]);
 #pragma GCC unroll 2
         for (int p = 0; p < P; ++p) dot[s][t][p] = _mm512_dpbusd_epi32(dot[s][t][p], codes[p], four);
       }
@@ -195,8 +199,8 @@ FOVEAL_INLINE void group_tile(const QuantPanel* w, const QuantTokens& x, int64_t
     __m512 d[kSubs], m[kSubs];
 #pragma GCC unroll 2
     for (int s = 0; s < kSubs; ++s) {
-      d[s] = half16(w[p].d + (g * kSubs + s) * kPanelRows);
-      m[s] = Mins ? half16(w[p].m + (g * kSubs + s) * kPanelRows) : _mm512_setzero_ps();
+      d[s] = half16(in.d[p] + s * kPanelRows);
+      m[s] = Mins ? half16(in.m[p] + s * kPanelRows) : _mm512_setzero_ps();
     }
     const __m512 over = _mm512_mul_ps(magic, d[0]);
 #pragma GCC unroll 8
@@ -205,10 +209,10 @@ FOVEAL_INLINE void group_tile(const QuantPanel* w, const QuantTokens& x, int64_t
 #pragma GCC unroll 2
       for (int s = 0; s < kSubs; ++s) {
         if (s > 0) part = _mm512_fmadd_ps(_mm512_sub_ps(_mm512_castsi512_ps(dot[s][t][p]), magic), d[s], part);
-        if (Mins) part = _mm512_fnmadd_ps(m[s], _mm512_set1_ps(x.fsums[Sub == 16][(g * kSubs + s) * T + t0 + t]), part);
+        if (Mins) part = _mm512_fnmadd_ps(m[s], _mm512_set1_ps(in.fsums[s * T + t0 + t]), part);
       }
       float* sum = acc + ((t0 + t) * P + p) * 16;
-      _mm512_store_ps(sum, _mm512_fmadd_ps(part, _mm512_set1_ps(x.scales[g * T + t0 + t]), _mm512_load_ps(sum)));
+      _mm512_store_ps(sum, _mm512_fmadd_ps(part, _mm512_set1_ps(in.scales[t0 + t]), _mm512_load_ps(sum)));
     }
   }
 }
@@ -218,20 +222,35 @@ FOVEAL_INLINE void group_tile(const QuantPanel* w, const QuantTokens& x, int64_t
 template <int Sub, bool Mins, int P, int T>
 FOVEAL_INLINE void many_block(const QuantPanel* w, const QuantTokens& x, const QuantSums& r, const MatmulOut& o) {
   constexpr int kSubs = 32 / Sub, N = T < 2 ? T : T / kSubs;
-  alignas(32) int32_t starts[kSubs * 8];
-  float* acc = r.sums;
+  alignas(32) int32_t room[kSubs * 8];
+  int32_t* starts = room;
+  __asm__("" : "+r"(starts));  // they stay in memory: read back one by one by the load ports
+  float* const acc = r.sums;
+  Sources<P> in;
+  for (int p = 0; p < P; ++p) in.codes[p] = w[p].codes, in.d[p] = w[p].d, in.m[p] = w[p].m;
+  in.quads = reinterpret_cast<const int32_t*>(x.quads);
+  in.sums = x.sums[Sub == 16];
+  in.fsums = x.fsums[Sub == 16];
+  in.scales = x.scales;
+  in.starts = starts;
   const __m256i offset = _mm256_set1_epi32(-w[0].offset), magic = _mm256_set1_epi32(kMagicBits);
   if (r.first)
     for (int i = 0; i < T * P; ++i) _mm512_store_ps(acc + 16 * i, _mm512_setzero_ps());
-  for (int64_t g = 0; g < w[0].cols / 32; ++g) {
-    for (int s = 0; s < kSubs && !Mins; ++s) {  // -offset * sum of each token, read back one by one by the load ports
+  for (int64_t left = w[0].cols / 32; left > 0; --left) {
+    for (int s = 0; s < kSubs && !Mins; ++s) {
       const __mmask8 tokens = static_cast<__mmask8>((1u << T) - 1);
-      const __m256i sums = _mm256_maskz_loadu_epi32(tokens, x.sums[Sub == 16] + (g * kSubs + s) * T);
+      const __m256i sums = _mm256_maskz_loadu_epi32(tokens, in.sums + s * T);
       _mm256_store_si256(reinterpret_cast<__m256i*>(starts + s * 8),
                          _mm256_add_epi32(_mm256_mullo_epi32(sums, offset), magic));
     }
 #pragma GCC unroll 2
-    for (int t0 = 0; t0 < T; t0 += N) group_tile<Sub, Mins, P, T, N>(w, x, g, t0, starts, acc);
+    for (int t0 = 0; t0 < T; t0 += N) group_tile<Sub, Mins, P, T, N>(in, t0, acc);
+    for (int p = 0; p < P; ++p)
+      in.codes[p] += 512, in.d[p] += kSubs * kPanelRows, in.m[p] += Mins ? kSubs * kPanelRows : 0;
+    in.quads += 8 * T;
+    in.sums += kSubs * T;
+    in.fsums += kSubs * T;
+    in.scales += T;
   }
   for (int t = 0; t < T && t < x.used && r.last; ++t)
     for (int p = 0; p < P; ++p)
