@@ -118,7 +118,7 @@ SelectResult SessionImpl::choose(int il, const KvOptions& kv, int64_t budget, st
 }
 
 // Remembers r and the kept mass, and when the layer wants its next eviction.
-void SessionImpl::note_choice(int il, const SelectResult& chosen, int64_t rows_before) {
+bool SessionImpl::note_choice(int il, const SelectResult& chosen, int64_t rows_before) {
   const auto heads = static_cast<size_t>(params().n_head_kv), layers = static_cast<size_t>(params().n_layer);
   const float nothing = std::numeric_limits<float>::quiet_NaN();
   if (r_.empty()) r_.assign(layers * heads, nothing), kept_mass_.assign(layers * heads, nothing);
@@ -131,12 +131,13 @@ void SessionImpl::note_choice(int il, const SelectResult& chosen, int64_t rows_b
   const bool dropped = total < rows_before;
   const auto n = static_cast<int64_t>(heads);
   evict_above_[static_cast<size_t>(il)] = (dropped ? total : std::max(total, n * budget_)) + n * kv_.slack;
-  if (!dropped) return;
+  if (!dropped) return false;
   evicted_before_ = n_rows();
   ++evictions_;
+  return true;
 }
 
-void SessionImpl::evict_store_layer(int il, const KvOptions& kv, int64_t budget) {
+bool SessionImpl::evict_store_layer(int il, const KvOptions& kv, int64_t budget) {
   std::vector<std::span<const int32_t>> index;
   for (int ih = 0; ih < params().n_head_kv; ++ih) index.push_back(store_->token_index(il, ih));
   int64_t before = 0;
@@ -145,7 +146,7 @@ void SessionImpl::evict_store_layer(int il, const KvOptions& kv, int64_t budget)
   for (int ih = 0; ih < params().n_head_kv; ++ih)
     if (static_cast<int64_t>(chosen.keep[static_cast<size_t>(ih)].size()) < store_->len(il, ih))
       store_->compact(il, ih, chosen.keep[static_cast<size_t>(ih)]);
-  note_choice(il, chosen, before);
+  return note_choice(il, chosen, before);
 }
 
 void SessionImpl::evict_after_step() {
@@ -180,8 +181,11 @@ KvStats SessionImpl::evict(const KvOptions& kv) {
   const int64_t budget = budget_rows(kv, n_rows());
   protect_rows(kv);
   const Stopwatch watch;
-  for (int il = 0; budget >= 0 && il < params().n_layer; ++il)
-    if (evictable(il)) evict_store_layer(il, kv, budget);
+  for (int il = 0; budget >= 0 && il < params().n_layer; ++il) {
+    if (!evictable(il)) continue;
+    const int64_t own = evict_above_[static_cast<size_t>(il)];  // still what the session's own budget calls for
+    if (!evict_store_layer(il, kv, budget)) evict_above_[static_cast<size_t>(il)] = own;
+  }
   evicted_by_hand_ = evicted_by_hand_ || budget >= 0;
   stats_.ms.evict = watch.ms();
   table_scores_ = own_scores;

@@ -100,9 +100,9 @@ class SessionImpl final : public Session {
   int64_t budget_rows(const KvOptions& kv, int64_t total_rows);  // rows per head; -1: everything
   SelectResult choose(int il, const KvOptions& kv, int64_t budget, std::span<const KvHead> rows, KvType type,
                       std::span<const std::span<const int32_t>> index);
-  void note_choice(int il, const SelectResult& chosen, int64_t rows_before);
+  bool note_choice(int il, const SelectResult& chosen, int64_t rows_before);
   void protect_rows(const KvOptions& kv);
-  void evict_store_layer(int il, const KvOptions& kv, int64_t budget);
+  bool evict_store_layer(int il, const KvOptions& kv, int64_t budget);
   void evict_after_step();
   bool evictable(int il) const { return params().sliding_window[static_cast<size_t>(il)] == 0; }
   void load_tables(const KvOptions& kv);

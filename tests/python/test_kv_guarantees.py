@@ -1,4 +1,6 @@
-"""Guarantees 2 to 9 of the KV cache (docs/kv.md) over random sequences of operations, a model of every family."""
+"""The guarantees of the KV cache (docs/kv.md) after every step of random sequences of operations, on every family.
+
+FOVEAL_EXAMPLES and FOVEAL_STEPS make the sequences more and longer: the heavy profile is 150 and 40."""
 
 import os
 import tempfile
@@ -6,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from PIL import Image
 
 import foveal
@@ -22,9 +25,13 @@ FAMILIES = {  # and a small picture of each
     "llava15": "image1.png",
     "llavanext": "image2.png",
     "smolvlm": "image1.png",
+    "text_gemma3_text": "",
     "text_llama": "",
+    "text_mistral": "",
+    "text_qwen2": "",
     "text_qwen3": "",
 }
+EVERYTHING = 100_000  # rows: a budget that covers all that is ever seen here
 PAGE = 4096
 WINDOW, SLACK = 8, 6
 
@@ -38,12 +45,6 @@ OPTIONS = st.fixed_dictionaries(
         "scope": st.sampled_from(["prompt", "prompt", "image"]),
         "dtype": st.sampled_from(["f16", "f16", "q8_0"]),
     }
-)
-OPERATION = st.one_of(
-    st.tuples(st.just("text"), st.integers(1, 70)),
-    st.tuples(st.just("image"), st.integers(1, 10)),
-    st.tuples(st.just("decode"), st.integers(1, 25)),
-    st.tuples(st.sampled_from(["fork", "save", "undo", "pin", "refresh", "evict"]), st.integers(0, 30)),
 )
 
 
@@ -59,6 +60,7 @@ class Watch:
         self.session = self.model.session(kv, n_ctx=600)
         self.pinned: dict[tuple[int, int], set[int]] = {}  # per layer and head: pinned rows that were held then
         self.by_hand = False
+        self.before: list[list[object]] = []  # the state in front of each turn
 
     def ids(self, n: int) -> list[int]:
         return [3 + (7 * k + 11 * self.session.n_tokens) % 200 for k in range(n)]
@@ -79,6 +81,70 @@ class Watch:
             for ih, rows in enumerate(self.session.kept(il)):
                 held = self.pinned.setdefault((il, ih), set())
                 held |= set(range(start, stop)) & set(rows.tolist())
+
+    def turn(self, parts: list[object]) -> None:
+        before = state(self.session)
+        self.session.prefill(parts)
+        self.before.append(before)
+
+    def do_text(self, n: int, _: Path) -> None:
+        self.turn(self.ids(n))
+
+    def do_image(self, n: int, _: Path) -> None:
+        self.turn([*self.picture(), *self.ids(n)])
+
+    def do_decode(self, n: int, _: Path) -> None:
+        for k in range(n):
+            self.session.step(3 + (5 * k + self.session.n_tokens) % 200)
+            self.check()
+
+    def do_fork(self, _: int, __: Path) -> None:
+        parent, before = self.session, state(self.session)
+        child = parent.fork()
+        assert state(child) == before
+        try:
+            parent.prefill(self.ids(4))
+        except foveal.ContextFull:
+            pass
+        assert state(child) == before
+        self.session = child
+
+    def do_save(self, _: int, folder: Path) -> None:
+        self.session.save(folder / "a.kv")
+        back = self.model.load_session(folder / "a.kv")
+        assert back.kv == self.session.kv  # G9
+        assert state(back) == state(self.session)
+        assert back.kv_stats().budget_rows == self.session.kv_stats().budget_rows
+        self.session = back
+
+    def do_pin(self, n: int, _: Path) -> None:
+        self.pin(n, min(self.session.n_tokens, n + 3))
+
+    def do_refresh(self, _: int, __: Path) -> None:
+        before = state(self.session)
+        self.session.refresh(0)
+        self.before.append(before)
+
+    def do_evict(self, n: int, _: Path) -> None:
+        budget = WINDOW + 70 + n if self.kv.budget not in (None, EVERYTHING) else EVERYTHING
+        self.session.evict(foveal.KV(budget=budget, window=WINDOW, sinks=self.kv.sinks, scope=self.kv.scope))
+        self.by_hand = True
+
+    def do_undo(self, _: int, __: Path) -> None:
+        rows = self.session.n_tokens
+        undone = self.session.undo()
+        before = self.before.pop()
+        n = self.session.n_tokens
+        assert undone.rows == rows - n
+        assert state(self.session)[:2] == before[:2]
+        if not (undone.replayed and (self.by_hand or self.pinned)):
+            assert same(state(self.session), before)
+        self.pinned = {k: {i for i in held if i < n} for k, held in self.pinned.items()}
+        if undone.replayed:
+            self.by_hand = False
+
+    def all_kept(self) -> list[list[int]]:
+        return [rows.tolist() for il in self.evictable for rows in self.session.kept(il)]
 
     def check(self) -> None:
         s, n, protected = self.session, self.session.n_tokens, self.protected()
@@ -118,85 +184,130 @@ class Watch:
 def state(s: foveal.Session) -> list[object]:
     """All that a session shows."""
     kept = [[k.tolist() for k in s.kept(il)] for il in range(s.model.info["n_layer"])]
-    return [s.tokens, s.pos, kept, s.logits.tobytes() if s.n_tokens else b""]
+    try:
+        logits = s.logits.tobytes()
+    except foveal.StateError:  # empty, or cut without a replay: the next prefill gives them
+        logits = b""
+    return [s.tokens, s.pos, kept, logits]
 
 
-def perform(w: Watch, name: str, n: int, folder: Path) -> None:
-    s = w.session
-    if name == "text":
-        s.prefill(w.ids(n))
-    elif name == "image":
-        s.prefill([*w.picture(), *w.ids(n)])
-    elif name == "decode":
-        for _ in range(n):
-            s.step(int(s.logits.argmax()) if s.n_tokens else 5)
+def same(a: list[object], b: list[object]) -> bool:
+    return a[:3] == b[:3] and (a[3] == b[3] or b"" in (a[3], b[3]))
+
+
+class Guarantees(RuleBasedStateMachine):
+    """Three sessions do the same: with a budget that bites, with one that covers everything, and with none."""
+
+    family = ""
+
+    @initialize(options=OPTIONS, wide=st.sampled_from(["snapkv", "pyramidkv", "adakv", "streaming", "random"]))
+    def begin(self, options: dict[str, object], wide: str) -> None:
+        if options["dtype"] == "q8_0" and load(self.family).info["head_dim"] % 32:
+            options = options | {"dtype": "f16"}
+        if not FAMILIES[self.family] and options["scope"] == "image":
+            options = options | {"scope": "prompt"}
+        common = {"window": WINDOW, "slack": SLACK}
+        dtype = options["dtype"]
+        self.kvs = (
+            foveal.KV(**common, **options),
+            foveal.KV(**common, budget=EVERYTHING, policy=wide, mix=options["mix"], dtype=dtype),
+            foveal.KV(**common, dtype=dtype),
+        )
+        self.watches = [Watch(self.family, kv) for kv in self.kvs]
+        self.log: list[tuple[str, int]] = []
+        self.folder = tempfile.TemporaryDirectory()
+
+    def perform(self, name: str, n: int) -> None:
+        self.log.append((name, n))
+        folder = Path(self.folder.name)
+        perform(self.watches[0], name, n, folder)
+        refused = perform(self.watches[1], name, n, folder)
+        if refused and name == "undo" and self.watches[2].session.n_tokens:
+            return  # with a budget the second undo reads again, for which a loaded session lacks its pictures
+        assert perform(self.watches[2], name, n, folder) == refused
+
+    @rule(n=st.integers(1, 70))
+    def text(self, n: int) -> None:
+        self.perform("text", n)
+
+    @rule(n=st.integers(1, 10))
+    def image(self, n: int) -> None:
+        self.perform("image", n)
+
+    @rule(n=st.integers(1, 25))
+    def decode(self, n: int) -> None:
+        self.perform("decode", n)
+
+    @rule()
+    def fork(self) -> None:
+        self.perform("fork", 0)
+
+    @rule()
+    def save_and_load(self) -> None:
+        self.perform("save", 0)
+
+    @rule()
+    def undo(self) -> None:
+        self.perform("undo", 0)
+
+    @rule(n=st.integers(0, 30))
+    def pin(self, n: int) -> None:
+        self.perform("pin", n)
+
+    @rule()
+    def refresh(self) -> None:
+        self.perform("refresh", 0)
+
+    @rule(n=st.integers(0, 30))
+    def evict(self, n: int) -> None:
+        self.perform("evict", n)
+
+    @invariant()
+    def hold(self) -> None:
+        for w in getattr(self, "watches", []):
             w.check()
-    elif name == "fork":
-        w.session = s.fork()
-        before = state(s)
-        assert state(w.session) == before
-        s.prefill(w.ids(4))
-        assert state(w.session) == before
-    elif name == "save":
-        s.save(folder / "a.kv")
-        w.session = w.model.load_session(folder / "a.kv")
-        assert w.session.kv == s.kv  # G9
-        assert state(w.session) == state(s)
-    elif name == "pin":
-        w.pin(n, min(s.n_tokens, n + 3))
-    elif name == "refresh":
-        s.refresh(0)
-    elif name == "evict":
-        s.evict(foveal.KV(budget=WINDOW + 70 + n, window=WINDOW, sinks=w.kv.sinks, scope=w.kv.scope))
-        w.by_hand = True
-    elif name == "undo":
-        before = state(s)
-        s.prefill(w.ids(n + 1))
-        undone = s.undo()
-        assert undone.rows == n + 1
-        assert state(s)[:2] == before[:2]
-        if not (undone.replayed and (w.by_hand or w.pinned)):
-            assert state(s) == before
+        if hasattr(self, "watches"):  # G1: what covers everything changes no bit
+            assert same(state(self.watches[1].session), state(self.watches[2].session))
+            assert all(set(rows) == set(range(self.watches[2].session.n_tokens)) for rows in self.watches[2].all_kept())
+
+    def teardown(self) -> None:
+        if not hasattr(self, "watches"):
+            return
+        again = Watch(self.family, self.kvs[0])  # G6
+        for name, n in self.log:
+            perform(again, name, n, Path(self.folder.name))
+        assert state(again.session) == state(self.watches[0].session)
+        self.folder.cleanup()
 
 
-def run(family: str, options: dict[str, object], operations: list[tuple[str, int]], folder: Path) -> Watch:
-    w = Watch(family, foveal.KV(window=WINDOW, slack=SLACK, **options))
-    for name, n in operations:
-        session, before = w.session, state(w.session)
-        tokens = session.n_tokens
-        try:
-            perform(w, name, n, folder)
-        except (foveal.ArgumentError, foveal.ContextFull, foveal.StateError):
-            # G7: refused before any work. decode, undo and fork do other things before
-            if name not in ("decode", "undo", "fork"):
-                assert w.session is session
-                assert state(session) == before
-            assert session.n_tokens >= tokens
-        w.check()
-    return w
+def perform(w: Watch, name: str, n: int, folder: Path) -> bool:
+    """Does it; true when it was refused, which must have changed nothing (G7)."""
+    session, before = w.session, state(w.session)
+    try:
+        getattr(w, "do_" + name)(n, folder)
+        return False
+    except (foveal.ArgumentError, foveal.ContextFull, foveal.StateError):
+        if name != "decode":  # steps before the refused one stay
+            assert w.session is session
+            assert state(session) == before
+        return True
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@settings(
-    max_examples=int(os.environ.get("FOVEAL_EXAMPLES", "8")),
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-    phases=[Phase.generate, Phase.shrink],
-)
-@given(options=OPTIONS, operations=st.lists(OPERATION, min_size=2, max_size=8))
-def test_guarantees_hold_after_every_operation(
-    family: str, options: dict[str, object], operations: list[tuple[str, int]]
-) -> None:
-    if options["dtype"] == "q8_0" and load(family).info["head_dim"] % 32:
-        options = options | {"dtype": "f16"}
-    if family == "text_llama" and options["scope"] == "image":
-        options = options | {"scope": "prompt"}
-    with tempfile.TemporaryDirectory() as folder:
-        first = run(family, options, operations, Path(folder))
-        again = run(family, options, operations, Path(folder))
-        assert state(first.session) == state(again.session)  # G6
+def test_guarantees_hold_after_every_operation(family: str) -> None:
+    machine = type("GuaranteesOf_" + family, (Guarantees,), {"family": family})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=int(os.environ.get("FOVEAL_EXAMPLES", "10")),
+            stateful_step_count=int(os.environ.get("FOVEAL_STEPS", "12")),
+            deadline=None,
+            derandomize=True,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+            phases=[Phase.generate, Phase.shrink],
+        ),
+    )
 
 
 def test_another_picture_under_the_same_name_is_another_picture(tmp_path: Path) -> None:
