@@ -125,7 +125,7 @@ struct KvStats {
 
 struct TurnStats {
   int64_t prompt_tokens = 0, image_tokens = 0, cached_tokens = 0, completion_tokens = 0;
-  std::string finish_reason;  // "stop" | "length" | "context" | "cancelled" | "" while running
+  std::string finish_reason;  // "stop" | "length" | "context" | "cancelled" | "error" | "" while running
   bool started_over = false;  // chat: the past had changed, so the cache was dropped
   std::string note;           // in words, what the user should know ("the past changed at message 2: ...")
   uint64_t seed = 0;
@@ -193,7 +193,9 @@ class Session {
   virtual std::vector<SessionImage> image_rows() const = 0;
 
   // ---- a chat turn: start_chat() prefills what the session doesn't hold yet; next() pulls text until it returns
-  // false.
+  // false. A start that fails or is cancelled leaves the session as it was, also when the past had changed: the rows
+  // that were cut stay beside until the new ones are read, and count in the peak. A reply that is not pulled to its end
+  // ends where it stands ("cancelled") with the next call; one that fails, with "error".
   virtual void start_chat(const std::vector<Message>& messages, std::span<const ImageView> images,
                           const GenerateOptions& options) = 0;
   // Whether the rows are a conversation that start_next() goes on with.

@@ -12,6 +12,7 @@ namespace {
 
 constexpr double kMaxRows = 2147483647.0;  // token indices are 32-bit
 constexpr double kMaxBytes = 1ull << 60;
+constexpr size_t kMaxRanges = 256;
 
 [[noreturn]] void bad_budget(const std::string& text) {
   fail(ErrorCode::invalid_argument, "kv budget: found ", quoted(text),
@@ -71,6 +72,48 @@ std::string budget_text(const Budget& b) {
       return "auto";
   }
   return "none";
+}
+
+Pins parse_pins(const std::string& text) {
+  Pins pins;
+  if (text == "none") return pins;
+  const auto range = [&](std::string_view word) {
+    int64_t start = 0, stop = 0;
+    const char* end = word.data() + word.size();
+    const auto [colon, error] = std::from_chars(word.data(), end, start);
+    bool ok = error == std::errc() && colon != end && *colon == ':';
+    if (ok) {
+      const auto [last, wrong] = std::from_chars(colon + 1, end, stop);
+      ok = wrong == std::errc() && last == end && start >= 0 && stop > start && stop <= static_cast<int64_t>(kMaxRows);
+    }
+    if (!ok || pins.ranges.size() >= kMaxRanges)
+      fail(ErrorCode::invalid_argument, "kv pin: found ", quoted(std::string(word)), " in ", quoted(text),
+           ", expected words of 'system', 'last-turn' and START:STOP (token indices, at most ", kMaxRanges,
+           " ranges) with commas between");
+    pins.ranges.emplace_back(start, stop);
+  };
+  for (std::string_view rest = text; !rest.empty();) {
+    const size_t comma = rest.find(',');
+    const std::string_view word = rest.substr(0, comma);
+    if (word == "system") {
+      pins.system = true;
+    } else if (word == "last-turn") {
+      pins.last_turn = true;
+    } else {
+      range(word);
+    }
+    rest = comma == rest.npos ? "" : rest.substr(comma + 1);
+  }
+  return pins;
+}
+
+std::string pins_text(const Pins& pins) {
+  std::string out;
+  const auto add = [&out](const std::string& word) { out += (out.empty() ? "" : ",") + word; };
+  if (pins.system) add("system");
+  if (pins.last_turn) add("last-turn");
+  for (const auto& [start, stop] : pins.ranges) add(cat(start, ":", stop));
+  return out.empty() ? "none" : out;
 }
 
 void check_kv_options(const KvOptions& o) {

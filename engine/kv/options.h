@@ -3,6 +3,8 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "engine/backend/backend.h"
 
@@ -19,6 +21,15 @@ struct Budget {
 };
 Budget parse_budget(const std::string& text);  // "256", "25%", "256MiB", "auto", "none"; invalid_argument otherwise
 
+// What is never evicted beside the sinks and the window: "system,last-turn,0:16".
+struct Pins {
+  bool system = false;     // rows of a chat's system message
+  bool last_turn = false;  // text rows of the newest prompt (the question; its answer is not pinned)
+  std::vector<std::pair<int64_t, int64_t>> ranges;  // token indices [start, stop)
+};
+Pins parse_pins(const std::string& text);  // "" or "none": nothing; invalid_argument otherwise
+std::string pins_text(const Pins& pins);   // what parse_pins reads
+
 struct KvOptions {
   Budget budget;
   Policy policy = Policy::adakv;
@@ -31,6 +42,7 @@ struct KvOptions {
   KvType dtype = KvType::F16;
   OnFull on_full = OnFull::stop;
   bool shadow = false;  // score and report, evict nothing
+  Pins pin;
 };
 Policy policy_from_name(const std::string& name);  // invalid_argument lists the names; likewise below
 Mix mix_from_name(const std::string& name);

@@ -14,8 +14,9 @@ namespace foveal {
 // pages, inside; automatic: half of the memory that the system has left.
 int64_t SessionImpl::budget_rows(const KvOptions& kv, int64_t total_rows) {
   if (kv.budget.kind == Budget::everything) return -1;
-  int64_t pinned = 0, heads = 0;
-  for (const auto& pin : pins_) pinned += pin.second - pin.first;
+  int64_t heads = 0;
+  std::vector<uint8_t> marked;
+  const int64_t pinned = mark_pinned(kv, marked);
   for (int il = 0; il < params().n_layer; ++il) heads += evictable(il) ? params().n_head_kv : 0;
   const int64_t least = int64_t{kv.window} + kv.sinks + pinned + 1;
   const auto bytes_for = [&](int64_t rows) {
@@ -60,11 +61,25 @@ int64_t SessionImpl::budget_rows(const KvOptions& kv, int64_t total_rows) {
   return rows;
 }
 
+// rows [n_rows]: 1 for sinks and what is pinned, by pin() or by the options. Returns how many beside the sinks.
+int64_t SessionImpl::mark_pinned(const KvOptions& kv, std::vector<uint8_t>& rows) const {
+  rows.assign(tokens_.size(), 0);
+  const auto mark = [&](int64_t start, int64_t stop) {
+    for (int64_t i = start; i < std::min(stop, n_rows()); ++i) rows[static_cast<size_t>(i)] = 1;
+  };
+  for (const auto& pin : pins_) mark(pin.first, pin.second);
+  for (const auto& pin : kv.pin.ranges) mark(pin.first, pin.second);
+  if (kv.pin.system) mark(0, system_rows_);
+  for (int64_t i = newest_prompt_.first; kv.pin.last_turn && i < newest_prompt_.second; ++i)
+    if (image_of_[static_cast<size_t>(i)] < 0) mark(i, i + 1);
+  std::fill_n(rows.begin(), std::min<int64_t>(kv.sinks, n_rows()), uint8_t{0});
+  const auto pinned = static_cast<int64_t>(std::count(rows.begin(), rows.end(), uint8_t{1}));
+  mark(0, kv.sinks);
+  return pinned;
+}
+
 void SessionImpl::protect_rows(const KvOptions& kv) {
-  protected_.assign(tokens_.size(), 0);
-  for (int64_t i = 0; i < std::min<int64_t>(kv.sinks, n_rows()); ++i) protected_[static_cast<size_t>(i)] = 1;
-  for (const auto& pin : pins_)
-    for (int64_t i = pin.first; i < pin.second; ++i) protected_[static_cast<size_t>(i)] = 1;
+  mark_pinned(kv, protected_);
   if (kv.scope == Scope::image)
     for (size_t i = 0; i < image_of_.size(); ++i)
       if (image_of_[i] < 0) protected_[i] = 1;

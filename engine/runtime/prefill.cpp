@@ -11,18 +11,23 @@ namespace foveal {
 // What a prefill that fails or is cancelled puts back. With eviction the layers already done have dropped rows of
 // earlier turns, so those are kept beside until the end (never in a session's first prefill).
 struct SessionImpl::Undo {
-  explicit Undo(SessionImpl& s)
+  Undo(SessionImpl& s, bool keep_rows)
       : session(s),
         n_rows(s.n_rows()),
         next_pos(s.next_pos_),
         evicted_before(s.evicted_before_),
         budget(s.budget_),
-        n_images(s.seen_images_.size()) {
+        system_rows(s.system_rows_),
+        newest_prompt(s.newest_prompt_),
+        n_images(s.seen_images_.size()),
+        r(s.r_),
+        kept_mass(s.kept_mass_) {
     if (n_rows == 0) return;
     rings = s.rings_;
     evict_above = s.evict_above_;
     if (s.has_logits_) logits.assign(s.logits().begin(), s.logits().end());
-    if (s.kv_.budget.kind != Budget::everything || s.params().n_rope_tables > 1) store = s.store_->clone();
+    if (keep_rows && (s.kv_.budget.kind != Budget::everything || s.params().n_rope_tables > 1))
+      store = s.store_->clone();
   }
   void restore() {
     SessionImpl& s = session;
@@ -45,12 +50,18 @@ struct SessionImpl::Undo {
     s.next_pos_ = next_pos;
     s.evicted_before_ = evicted_before;
     s.budget_ = budget;
+    s.system_rows_ = system_rows;
+    s.newest_prompt_ = newest_prompt;
+    s.r_ = std::move(r);
+    s.kept_mass_ = std::move(kept_mass);
     s.store_->note_other_bytes(0);
   }
 
   SessionImpl& session;
-  int64_t n_rows, next_pos, evicted_before, budget;
+  int64_t n_rows, next_pos, evicted_before, budget, system_rows;
+  std::pair<int64_t, int64_t> newest_prompt;
   size_t n_images;
+  std::vector<float> r, kept_mass;
   std::vector<QueryRing> rings;
   std::vector<int64_t> evict_above;
   std::vector<float> logits;
@@ -200,7 +211,6 @@ void SessionImpl::run_layers(PromptRows& rows, size_t beside) {
   Buffer<float> layer_k(static_cast<size_t>(head_floats * p.n_head_kv)), layer_v(layer_k.size());
   store_->note_other_bytes(layer_k.bytes() + layer_v.bytes() + beside);
 
-  budget_ = budget_rows(kv_, n_rows());
   if (budget_ >= 0) protect_rows(kv_);
   std::vector<KvHead> heads(static_cast<size_t>(p.n_head_kv));
   std::vector<int32_t> lo(static_cast<size_t>(n)), hi(static_cast<size_t>(n)), slots;
@@ -270,12 +280,10 @@ void SessionImpl::run_layers(PromptRows& rows, size_t beside) {
   has_logits_ = true;
 }
 
-void SessionImpl::prefill_rows(PromptRows& rows) {
+void SessionImpl::prefill_rows(PromptRows& rows, const SessionImpl* beside) {
   if (rows.size() == 0) fail(ErrorCode::invalid_argument, "prefill: the prompt is empty, expected at least one token");
   check_room(rows);
-  encode_images(rows);
-  const Stopwatch watch;
-  Undo undo(*this);
+  Undo undo(*this, beside == nullptr);
   evict_ms_ = 0;
   try {
     const auto first = static_cast<int32_t>(n_rows());
@@ -285,7 +293,13 @@ void SessionImpl::prefill_rows(PromptRows& rows) {
     positions_.insert(positions_.end(), rows.positions.begin(), rows.positions.end());
     for (const int32_t image : rows.image_of) image_of_.push_back(image < 0 ? -1 : first_image + image);
     next_pos_ = rows.next_pos;
-    run_layers(rows, undo.store ? undo.store->bytes() : 0);
+    system_rows_ = std::max(system_rows_, rows.system_rows);
+    newest_prompt_ = {undo.n_rows, n_rows()};
+    budget_ = budget_rows(kv_, n_rows());  // refuses what can't work before the encoder runs
+    encode_images(rows);
+    const Stopwatch watch;
+    run_layers(rows, (undo.store ? undo.store->bytes() : 0) + (beside ? beside->store_->bytes() : 0));
+    stats_.ms.prefill += watch.ms() - evict_ms_;
   } catch (...) {
     undo.restore();
     throw;
@@ -299,7 +313,6 @@ void SessionImpl::prefill_rows(PromptRows& rows) {
                               std::move(undo.logits)};
   unstepped_.reset();
   stats_.ms.evict += evict_ms_;
-  stats_.ms.prefill += watch.ms() - evict_ms_;
 }
 
 void SessionImpl::prefill(std::span<const Part> parts) {
@@ -308,9 +321,9 @@ void SessionImpl::prefill(std::span<const Part> parts) {
   PromptBuilder builder(*model_->tokenizer(), model_->vision(), params());
   builder.rows.next_pos = next_pos_;
   builder.add_parts(parts, n_rows() == 0);
+  stop_reply();
   stats_ = {};
   prefill_rows(builder.rows);
-  running_ = false;
   chat_messages_.clear();
   chat_images_.clear();
   stats_.prompt_tokens = builder.rows.size();

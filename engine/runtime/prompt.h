@@ -31,7 +31,8 @@ struct PromptRows {
   std::vector<int32_t> image_of;    // per row: index into images, -1 for text
   std::vector<int32_t> row_in_image;
   std::vector<PromptImage> images;
-  int64_t next_pos = 0;  // position of the token after the last row
+  int64_t next_pos = 0;     // position of the token after the last row
+  int64_t system_rows = 0;  // rows in front that are a chat's system message
 
   int64_t size() const { return static_cast<int64_t>(ids.size()); }
 };

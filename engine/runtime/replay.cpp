@@ -49,8 +49,11 @@ PromptRows SessionImpl::rows_again(int64_t first, int64_t stop) const {
 // Reads the first n rows of `from` into this empty session: prefills as they were, then the steps between them.
 void SessionImpl::replay_rows(const SessionImpl& from, int64_t n) {
   const auto add_pins = [&] {
-    for (const auto& pin : from.pins_)
-      if (pin.second <= n_rows() && std::find(pins_.begin(), pins_.end(), pin) == pins_.end()) pins_.push_back(pin);
+    for (std::pair<int64_t, int64_t> pin : from.pins_) {
+      pin.second = std::min(pin.second, n);
+      if (pin.first < pin.second && pin.second <= n_rows() && std::find(pins_.begin(), pins_.end(), pin) == pins_.end())
+        pins_.push_back(pin);
+    }
   };
   const auto step_to = [&](int64_t stop) {
     while (n_rows() < stop) {
@@ -59,6 +62,7 @@ void SessionImpl::replay_rows(const SessionImpl& from, int64_t n) {
     }
   };
   auto_rows_ = from.auto_rows_;
+  system_rows_ = std::min(from.system_rows_, n);
   for (const auto& [first, stop] : from.prefills_) {
     if (first >= n) break;
     step_to(first);
@@ -80,6 +84,8 @@ void SessionImpl::take_rows(SessionImpl&& o) {
   image_of_ = std::move(o.image_of_);
   seen_images_ = std::move(o.seen_images_);
   pins_ = std::move(o.pins_);
+  system_rows_ = o.system_rows_;
+  newest_prompt_ = o.newest_prompt_;
   next_pos_ = o.next_pos_;
   evicted_before_ = o.evicted_before_;
   prefills_ = std::move(o.prefills_);
@@ -93,9 +99,19 @@ void SessionImpl::take_rows(SessionImpl&& o) {
   std::memcpy(logits_.view().data, o.logits_.view().data, logits_.bytes());
 }
 
+// Everything that a fork shares with the session that it was made from, but for the conversation.
+void SessionImpl::take_all(SessionImpl&& o) {
+  const bool by_hand = o.evicted_by_hand_;
+  take_rows(std::move(o));
+  turns_ = std::move(o.turns_);
+  evicted_by_hand_ = by_hand;
+  auto_rows_ = o.auto_rows_;
+}
+
 UndoResult SessionImpl::undo() {
   const Use use(*this);
   if (turns_.empty()) fail(ErrorCode::state, "undo: there is no turn to take back");
+  stop_reply();
   const Turn turn = turns_.back();
   const int64_t n = turn.first_row;
   UndoResult out;
@@ -162,7 +178,7 @@ void SessionImpl::refresh(int index) {
   if (unstepped_) b.add_id(*unstepped_);
   b.add_encoded(seen.hash, seen.plan, std::move(rows));
   cancelled_.store(false);
-  running_ = false;
+  stop_reply();
   stats_ = {};
   evictions_ = 0;
   prefill_rows(b.rows);
@@ -180,7 +196,7 @@ std::unique_ptr<Session> SessionImpl::replay(const KvOptions& kv) const {
   out->chunk_rows_ = chunk_rows_;
   out->replay_rows(*this, n_rows());
   out->turns_ = turns_;
-  out->chat_messages_ = chat_messages_;
+  out->chat_messages_ = conversation();
   out->chat_images_ = chat_images_;
   out->unstepped_ = unstepped_;
   out->stats_.kv = out->kv_stats();

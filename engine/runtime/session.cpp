@@ -69,6 +69,8 @@ SessionImpl::SessionImpl(const SessionImpl& o)
       image_of_(o.image_of_),
       seen_images_(o.seen_images_),
       pins_(o.pins_),
+      system_rows_(o.system_rows_),
+      newest_prompt_(o.newest_prompt_),
       next_pos_(o.next_pos_),
       evicted_before_(o.evicted_before_),
       turns_(o.turns_),
@@ -91,7 +93,7 @@ SessionImpl::SessionImpl(const SessionImpl& o)
       chunk_rows_(o.chunk_rows_),
       embeddings_(o.embeddings_),
       unstepped_(o.unstepped_),
-      chat_messages_(o.chat_messages_),
+      chat_messages_(o.conversation()),
       chat_images_(o.chat_images_) {
   std::memcpy(logits_.view().data, o.logits_.view().data, logits_.bytes());
 }
@@ -162,6 +164,8 @@ void SessionImpl::clear() {
   image_of_.clear();
   seen_images_.clear();
   pins_.clear();
+  system_rows_ = 0;
+  newest_prompt_ = {};
   turns_.clear();
   prefills_.clear();
   before_turn_.reset();
@@ -208,6 +212,8 @@ void SessionImpl::cut(int64_t n) {
   std::erase_if(pins_, [](const auto& pin) { return pin.first >= pin.second; });
   for (auto& prefill : prefills_) prefill.second = std::min(prefill.second, n);
   std::erase_if(prefills_, [](const auto& prefill) { return prefill.first >= prefill.second; });
+  system_rows_ = std::min(system_rows_, n);
+  newest_prompt_ = prefills_.empty() ? std::pair<int64_t, int64_t>{} : prefills_.back();
   std::erase_if(turns_, [&](const Turn& turn) { return turn.first_row >= n; });
   before_turn_.reset();
   has_logits_ = false;

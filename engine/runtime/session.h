@@ -85,7 +85,8 @@ class SessionImpl final : public Session {
   };
 
   // ---- prefill.cpp
-  void prefill_rows(PromptRows& rows);
+  // beside: the session as it was before its past was cut; counted in the peak, and put back by the caller.
+  void prefill_rows(PromptRows& rows, const SessionImpl* beside = nullptr);
   void check_room(const PromptRows& rows) const;
   void encode_images(PromptRows& rows);
   void run_layers(PromptRows& rows, size_t beside);
@@ -102,6 +103,7 @@ class SessionImpl final : public Session {
                       std::span<const std::span<const int32_t>> index);
   bool note_choice(int il, const SelectResult& chosen, int64_t rows_before);
   void protect_rows(const KvOptions& kv);
+  int64_t mark_pinned(const KvOptions& kv, std::vector<uint8_t>& rows) const;
   bool evict_store_layer(int il, const KvOptions& kv, int64_t budget);
   void evict_after_step();
   bool evictable(int il) const { return params().sliding_window[static_cast<size_t>(il)] == 0; }
@@ -113,7 +115,12 @@ class SessionImpl final : public Session {
   void read_whole(PromptRows& rows);
   bool continues_chat(const std::vector<Message>& messages, const std::vector<ImageId>& ids) const;
   void append_continuation(const std::vector<Message>& messages, std::span<const ImageView> images);
-  void reuse_or_restart(PromptRows& rows);
+  int64_t reusable_rows(const PromptRows& rows);
+  int64_t system_rows_of(const std::vector<Message>& messages, std::span<const PromptPiece> pieces,
+                         const PromptRows& rows) const;
+  std::vector<Message> conversation() const;
+  void stop_reply();
+  void flush(std::string& piece);
   int64_t common_prefix(const PromptRows& rows) const;
   bool can_cut_at(int64_t n) const;
   void cut(int64_t n);
@@ -127,6 +134,7 @@ class SessionImpl final : public Session {
   void check_cached(int64_t n) const;
   void take_rows(SessionImpl&& from);
 
+  void take_all(SessionImpl&& from);
   // ---- state_file.cpp
   void write_state(class StateWriter& out) const;
   void read_state(class StateReader& in);
@@ -152,6 +160,8 @@ class SessionImpl final : public Session {
   std::vector<SeenImage> seen_images_;
   std::vector<std::pair<int64_t, int64_t>> pins_;
   int64_t next_pos_ = 0;
+  int64_t system_rows_ = 0;                      // in front: the chat's system message
+  std::pair<int64_t, int64_t> newest_prompt_{};  // rows of the last prefill, or of the one that runs
   int64_t evicted_before_ = 0;  // rows from here on have never been up for eviction
   std::vector<Turn> turns_;
   std::vector<std::pair<int64_t, int64_t>> prefills_;  // rows [first, stop) of each; those between were stepped

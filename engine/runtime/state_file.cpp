@@ -17,7 +17,7 @@ static_assert(std::endian::native == std::endian::little, "session files are wri
 namespace {
 
 constexpr char kMagic[8] = {'F', 'O', 'V', 'E', 'A', 'L', 'K', 'V'};
-constexpr uint32_t kVersion = 1;
+constexpr uint32_t kVersion = 2;
 constexpr size_t kDigest = 32;
 
 std::array<uint8_t, 32> digest_of(std::span<const uint8_t> bytes) {
@@ -46,6 +46,7 @@ void write_options(StateWriter& out, const KvOptions& o) {
   out.value(o.seed);
   out.value<uint8_t>(o.shadow);
   out.text(o.tables);
+  out.text(pins_text(o.pin));
 }
 
 KvOptions read_options(StateReader& in) {
@@ -66,6 +67,7 @@ KvOptions read_options(StateReader& in) {
   o.seed = in.value<uint64_t>();
   o.shadow = in.value<uint8_t>() != 0;
   o.tables = in.text("tables", 4096);
+  o.pin = parse_pins(in.text("pin", 16384));
   check_kv_options(o);
   return o;
 }
@@ -93,6 +95,7 @@ void SessionImpl::write_state(StateWriter& out) const {
   }
   out.value<uint64_t>(pins_.size());
   for (const auto& pin : pins_) out.value(pin.first), out.value(pin.second);
+  out.value(system_rows_);
   out.value(next_pos_);
   out.value(evicted_before_);
   out.value(budget_);
@@ -126,8 +129,9 @@ void SessionImpl::write_state(StateWriter& out) const {
   out.value<uint8_t>(has_logits_);
   if (has_logits_) out.bytes(logits_.view().data, logits_.bytes());
   out.value<int64_t>(unstepped_.value_or(-1));
-  out.value<uint64_t>(chat_messages_.size());
-  for (const Message& m : chat_messages_) {
+  const std::vector<Message> messages = conversation();
+  out.value<uint64_t>(messages.size());
+  for (const Message& m : messages) {
     out.text(m.role);
     out.value<uint64_t>(m.content.size());
     for (const ContentPart& part : m.content) {
@@ -167,6 +171,7 @@ void SessionImpl::read_rows(StateReader& in) {
     const int64_t start = in.number("start of a pin", 0, n_rows() - 1);
     pins_.emplace_back(start, in.number("end of a pin", start + 1, n_rows()));
   }
+  system_rows_ = in.number("rows of the system message", 0, n_rows());
   next_pos_ = in.number("next position", 0, int64_t{1} << 31);
   check_positions(in);
   evicted_before_ = in.number("last eviction", 0, n_rows());
@@ -255,6 +260,7 @@ void SessionImpl::read_turns(StateReader& in) {
     last = in.number("end of a prefill", first + 1, n_rows());
     prefills_.emplace_back(first, last);
   }
+  if (!prefills_.empty()) newest_prompt_ = prefills_.back();
   // What is in no prefill was stepped: no picture's rows.
   size_t k = 0;
   for (int64_t i = 0; i < n_rows(); ++i) {

@@ -1,5 +1,6 @@
 // A chat turn: what the session already holds is reused, the rest is prefilled, then text is pulled piece by piece.
 #include <algorithm>
+#include <utility>
 
 #include "engine/runtime/session.h"
 
@@ -58,10 +59,10 @@ void SessionImpl::begin_turn(const GenerateOptions& o) {
   for (const std::string& s : o.stop)
     if (s.empty()) fail(ErrorCode::invalid_argument, "stop: found an empty string, expected text");
   auto sampler = std::make_unique<Sampler>(o.sample, params().n_vocab, model_->tokenizer()->suppressed());
+  stop_reply();
   sampler_ = std::move(sampler);
   options_ = o;
   cancelled_.store(false);
-  running_ = false;
   stats_ = {};
   stats_.seed = sampler_->seed();
   evictions_ = 0;
@@ -108,8 +109,9 @@ int64_t SessionImpl::common_prefix(const PromptRows& rows) const {
   return i;
 }
 
-// Drops from `rows` what the session holds already, or drops what the session holds when that isn't possible.
-void SessionImpl::reuse_or_restart(PromptRows& rows) {
+// Rows from the front that the session holds already and can go on from. A later row that can't be dropped exactly
+// means starting over, which the stats say.
+int64_t SessionImpl::reusable_rows(const PromptRows& rows) {
   int64_t n = common_prefix(rows);
   if (n == rows.size() && (n < n_rows() || !has_logits_)) --n;          // the last row must run to give logits
   if (n > 0 && n < n_rows() && image_of_[static_cast<size_t>(n)] >= 0)  // a picture goes whole
@@ -118,12 +120,15 @@ void SessionImpl::reuse_or_restart(PromptRows& rows) {
     stats_.started_over = true;
     stats_.note = cat("the conversation changed at row ", n, " of ", n_rows(),
                       ", before rows that were up for eviction: everything was read again");
-    clear();
     n = 0;
   }
-  cut(n);
-  stats_.cached_tokens = n;
-  if (n == 0) return;
+  return n;
+}
+
+namespace {
+
+// What follows the first n rows; they split no picture.
+PromptRows rows_from(PromptRows&& rows, int64_t n) {
   PromptRows rest;
   rest.next_pos = rows.next_pos;
   int dropped = 0;
@@ -142,23 +147,68 @@ void SessionImpl::reuse_or_restart(PromptRows& rows) {
     rest.images.push_back(std::move(rows.images[i]));
     rest.images.back().first_row -= n;
   }
-  rows = std::move(rest);
+  return rest;
 }
+
+}  // namespace
 
 // Prefills what the session doesn't hold yet of a conversation that begins at position 0.
 void SessionImpl::read_whole(PromptRows& rows) {
   stats_.prompt_tokens = rows.size();
   for (const PromptImage& image : rows.images) stats_.image_tokens += image.plan.n_rows;
   if (rows.next_pos > n_ctx_ && kv_.on_full != OnFull::evict) check_room(rows);
-  reuse_or_restart(rows);
-  unstepped_.reset();
-  chat_messages_.clear();  // the rows stand for this conversation from here on
-  chat_images_.clear();
-  if (rows.size() > 0) {
-    prefill_rows(rows);
-  } else {
-    turns_.push_back({n_rows(), 0, 0, -1});
+  const int64_t n = reusable_rows(rows);
+  stats_.cached_tokens = n;
+  // A past that is cut stays beside until the new one has been read: a failure or Ctrl-C puts it back.
+  std::unique_ptr<SessionImpl> before;
+  if (n < n_rows()) {
+    store_->note_other_bytes(store_->bytes());
+    before = std::make_unique<SessionImpl>(*this);
+    store_->note_other_bytes(0);
   }
+  auto messages = std::exchange(chat_messages_, {});  // the rows stand for the new conversation from here on
+  auto ids = std::exchange(chat_images_, {});
+  const auto unstepped = std::exchange(unstepped_, {});
+  const int64_t system_rows = system_rows_;
+  try {
+    if (stats_.started_over) {
+      clear();
+    } else {
+      cut(n);
+    }
+    if (n > 0) rows = rows_from(std::move(rows), n);
+    if (rows.size() > 0) {
+      prefill_rows(rows, before.get());
+    } else {
+      turns_.push_back({n_rows(), 0, 0, -1});
+    }
+  } catch (...) {
+    if (before) take_all(std::move(*before));
+    chat_messages_ = std::move(messages);
+    chat_images_ = std::move(ids);
+    unstepped_ = unstepped;
+    system_rows_ = system_rows;
+    throw;
+  }
+}
+
+// Rows of a system message and of what the template puts before it: those that its pieces alone give, too.
+int64_t SessionImpl::system_rows_of(const std::vector<Message>& messages, std::span<const PromptPiece> pieces,
+                                    const PromptRows& rows) const {
+  if (messages[0].role != "system") return 0;
+  size_t end = 0;
+  for (size_t i = 0; i < pieces.size(); ++i)
+    if (pieces[i].message == 0) end = i + 1;
+  PromptBuilder b(*model_->tokenizer(), nullptr, params());
+  b.add_bos_if_missing();
+  for (const PromptPiece& p : pieces.first(end))
+    if (p.kind == PromptPiece::image) return 0;
+  add_pieces(b, pieces.first(end), {}, false);
+  int64_t n = 0;
+  while (n < std::min(b.rows.size(), rows.size()) &&
+         b.rows.ids[static_cast<size_t>(n)] == rows.ids[static_cast<size_t>(n)])
+    ++n;
+  return n;
 }
 
 void SessionImpl::begin_reply() {
@@ -182,8 +232,10 @@ void SessionImpl::start_chat(const std::vector<Message>& messages, std::span<con
     append_continuation(messages, images);
   } else {
     PromptBuilder b(*model_->tokenizer(), model_->vision(), params());
+    const std::vector<PromptPiece> pieces = render_chat(model_->chat_template(), messages);
     b.add_bos_if_missing();
-    add_pieces(b, render_chat(model_->chat_template(), messages), images, false);
+    add_pieces(b, pieces, images, false);
+    b.rows.system_rows = system_rows_of(messages, pieces, b.rows);
     read_whole(b.rows);
   }
   chat_messages_ = messages;
@@ -243,15 +295,35 @@ void SessionImpl::start_prompt(std::span<const Part> parts, const GenerateOption
   begin_reply();
 }
 
+// The conversation with the reply so far. None when the rows hold more than was shown: text held back as the possible
+// start of a stop string, or half a character; then the next turn starts from what the rows and its prompt share.
+std::vector<Message> SessionImpl::conversation() const {
+  std::vector<Message> out = chat_messages_;
+  if (!running_ || out.empty()) return out;
+  if (!held_.empty() || (decoder_ && !StreamDecoder(*decoder_).finish().empty())) return {};
+  Message reply{"assistant", {}};
+  reply.content.push_back({ContentPart::text, reply_text_, -1});
+  out.push_back(std::move(reply));
+  return out;
+}
+
 void SessionImpl::finish(const char* reason) {
+  chat_messages_ = conversation();
   running_ = false;
   stats_.finish_reason = reason;
   stats_.kv = kv_stats();
-  if (!chat_messages_.empty()) {
-    Message reply{"assistant", {}};
-    reply.content.push_back({ContentPart::text, reply_text_, -1});
-    chat_messages_.push_back(std::move(reply));
-  }
+}
+
+// A reply that nobody reads to its end: what has come is the reply.
+void SessionImpl::stop_reply() {
+  if (running_) finish("cancelled");
+}
+
+// What the decoder and the search for stop strings still hold, as the last piece.
+void SessionImpl::flush(std::string& piece) {
+  held_ += decoder_->finish();
+  piece = std::exchange(held_, "");
+  reply_text_ += piece;
 }
 
 // Moves what can't be the start of a stop string from held_ to piece; true when a stop string was met.
@@ -285,9 +357,7 @@ bool SessionImpl::next(std::string& piece) {
     return false;
   }
   if (options_.max_tokens >= 0 && static_cast<int64_t>(reply_tokens_.size()) >= options_.max_tokens) {
-    held_ += decoder_->finish();
-    piece = held_;
-    reply_text_ += piece;
+    flush(piece);
     finish("length");
     return !piece.empty();
   }
@@ -296,12 +366,10 @@ bool SessionImpl::next(std::string& piece) {
       decode(*unstepped_);
     } catch (const Error& e) {
       if (e.code() != ErrorCode::context_full || kv_.on_full == OnFull::error) {
-        running_ = false;
+        finish("error");
         throw;
       }
-      held_ += decoder_->finish();
-      piece = held_;
-      reply_text_ += piece;
+      flush(piece);
       finish("context");
       return !piece.empty();
     }
@@ -311,9 +379,9 @@ bool SessionImpl::next(std::string& piece) {
   if (!options_.ignore_eos && model_->tokenizer()->is_eog(token)) {
     held_ += decoder_->finish();
     take(piece);
-    piece += held_;
-    held_.clear();
+    piece += std::exchange(held_, "");
     reply_text_ += piece;
+    decoder_.emplace(model_->tokenizer());
     stats_.ms.decode += watch.ms();
     finish("stop");
     return !piece.empty();

@@ -27,6 +27,8 @@ class KV:
     dtype: storage of the rows, "f16", "f32", "q8_0" or "q4_0" (these two need a head size that is a multiple of 32).
     on_full: at the end of the context "stop", "evict" (needs a budget) or "error".
     shadow: score and report (kv.r, kv.kept_mass), evict nothing.
+    pin: never evicted, words with commas between: "system" (a chat's system message), "last-turn" (the text of the
+        newest prompt, not its answer), "START:STOP" (token indices). The budget must hold them beside the window.
     """
 
     budget: int | str | None = None
@@ -41,10 +43,13 @@ class KV:
     dtype: str = "f16"
     on_full: Literal["stop", "evict", "error"] = "stop"
     shadow: bool = False
+    pin: str | None = None
     _native: _foveal.KvOptions = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        for name in ("policy", "mix", "scope", "dtype", "on_full"):
+        for name in ("policy", "mix", "scope", "dtype", "on_full", "pin"):
+            if name == "pin" and self.pin is None:
+                continue
             if not isinstance(getattr(self, name), str):
                 raise ArgumentError(f"KV {name}: found {getattr(self, name)!r:.80}, expected a str")
         native = _foveal.KvOptions(
@@ -60,6 +65,7 @@ class KV:
             dtype=self.dtype,
             on_full=self.on_full,
             shadow=bool(self.shadow),
+            pin=self.pin or "none",
         )
         object.__setattr__(self, "_native", native)
 
@@ -68,7 +74,8 @@ class KV:
         """From the native module's words."""
         budget, tables = values["budget"], values["tables"]
         known = None if budget == "none" else int(budget) if budget.isdigit() else budget
-        return cls(**(values | {"budget": known, "tables": os.fsdecode(tables) if tables else None}))
+        pin = None if values["pin"] == "none" else values["pin"]
+        return cls(**(values | {"budget": known, "tables": os.fsdecode(tables) if tables else None, "pin": pin}))
 
     def _budget_text(self) -> str:
         if self.budget is None:

@@ -99,9 +99,19 @@ class Session:
             raise ArgumentError(f"kv: found {type(kv).__name__}, expected foveal.KV")
         return Stats(self._native.evict(kv._native))
 
-    def pin(self, start: int, stop: int) -> None:
-        """Rows of the token indices [start, stop) are never evicted."""
-        self._native.pin(integer("start", start, 0, MAX_INT32), integer("stop", stop, 0, MAX_INT32))
+    def pin(self, start: int | None = None, stop: int | None = None, *, image: int | None = None) -> None:
+        """Rows of the token indices [start, stop) are never evicted, or those of picture `image`. ArgumentError, and
+        nothing changes, when the budget can't hold them beside the window."""
+        if image is None:
+            self._native.pin(integer("start", start, 0, MAX_INT32), integer("stop", stop, 0, MAX_INT32))
+            return
+        if start is not None or stop is not None:
+            raise ArgumentError("pin: found both a range and image, expected one of them")
+        pictures = self._native.images()
+        if not pictures:
+            raise ArgumentError("pin: the session has seen no picture")
+        rows = pictures[integer("image", image, 0, len(pictures) - 1)]["rows"]
+        self._native.pin(int(rows[0]), int(rows[-1]) + 1)
 
     def fork(self) -> "Session":
         """An independent copy, KV rows included."""
@@ -173,7 +183,8 @@ class Session:
         stop: str | Iterable[str] | None = None,
         stream: bool = False,
     ) -> Reply | ReplyStream:
-        """Answers a conversation, given whole each time: what the session already holds is not computed again.
+        """Answers a conversation, given whole each time: what the session already holds is not computed again. A call
+        that fails or is interrupted while the prompt is read changes nothing, also when the past had been changed.
 
         messages: OpenAI's (content a str or parts of text, image, image_url), Ollama's with "images", or a str.
         images: pictures for the last user message. max_tokens: -1 goes on to the end or the full context.

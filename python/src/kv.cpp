@@ -6,7 +6,7 @@ namespace {
 
 KvOptions make_options(const std::string& budget, const std::string& policy, const std::string& mix, int window,
                        int sinks, const std::string& scope, int slack, const nb::bytes& tables, uint64_t seed,
-                       const std::string& dtype, const std::string& on_full, bool shadow) {
+                       const std::string& dtype, const std::string& on_full, bool shadow, const std::string& pin) {
   KvOptions o;
   o.budget = parse_budget(budget);
   o.policy = policy_from_name(policy);
@@ -20,6 +20,7 @@ KvOptions make_options(const std::string& budget, const std::string& policy, con
   o.dtype = kv_type_from_name(dtype);
   o.on_full = on_full_from_name(on_full);
   o.shadow = shadow;
+  o.pin = parse_pins(pin);
   check_kv_options(o);
   return o;
 }
@@ -55,6 +56,7 @@ nb::dict kv_options(const KvOptions& o) {
   d["dtype"] = kv_type_name(o.dtype);
   d["on_full"] = on_full_name(o.on_full);
   d["shadow"] = o.shadow;
+  d["pin"] = pins_text(o.pin);
   return d;
 }
 
@@ -62,7 +64,7 @@ void bind_kv(nb::module_& m) {
   nb::class_<KvOptions>(m, "KvOptions", "Checked options of the KV cache.")
       .def(nb::new_(&make_options), nb::arg("budget"), nb::arg("policy"), nb::arg("mix"), nb::arg("window"),
            nb::arg("sinks"), nb::arg("scope"), nb::arg("slack"), nb::arg("tables"), nb::arg("seed"), nb::arg("dtype"),
-           nb::arg("on_full"), nb::arg("shadow"));
+           nb::arg("on_full"), nb::arg("shadow"), nb::arg("pin"));
 }
 
 }  // namespace foveal::python

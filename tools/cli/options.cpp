@@ -188,6 +188,8 @@ const std::vector<Flag>& flags() {
        [](const Given& g) { g.o.kv.scope = scope_from_name(g.value); }},
       {"--kv-slack", "N", KEEP, "rows past the budget before a head is evicted again (32)",
        [](const Given& g) { g.o.kv.slack = g.count(); }},
+      {"--kv-pin", "WHAT,...", KEEP, "never evicted: system, last-turn, START:STOP with commas between",
+       [](const Given& g) { g.o.kv.pin = parse_pins(g.value); }},
       {"--kv-on-full", "NAME", KEEP, "at the end of the context: stop, evict, error (stop)",
        [](const Given& g) { g.o.kv.on_full = on_full_from_name(g.value); }},
       {"--kv-tables", "FILE", KEEP, "head scores and redundancy made by calibration",

@@ -125,6 +125,7 @@ FLAGS = (
     Flag(("--kv-tables",), KEEP, "head scores and redundancy made by calibration", metavar="FILE"),
     Flag(("--kv-type",), KEEP, "storage of keys and values: f16, f32, q8_0, q4_0", default="f16", metavar="NAME"),
     Flag(("--kv-seed",), KEEP, "of policy random", integer(0, 2**63 - 1), 0),
+    Flag(("--kv-pin",), KEEP, "never evicted: system, last-turn, START:STOP with commas between", metavar="WHAT,..."),
     Flag(("--session",), TALK, "go on from this file when it is there, and write it at the end", metavar="FILE"),
     Flag(("--kv-report",), (RUN,), "write a page that shows what the KV cache kept", metavar="FILE"),
     Flag(

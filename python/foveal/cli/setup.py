@@ -108,6 +108,7 @@ def kv_options(o: argparse.Namespace) -> KV:
         seed=o.kv_seed,
         dtype=o.kv_type,
         on_full=o.kv_on_full,
+        pin=o.kv_pin,
     )
 
 
