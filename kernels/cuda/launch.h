@@ -116,7 +116,8 @@ void advance_lengths(KvHead* heads, int64_t n_heads, int64_t by, Stream stream);
 // dst[j] = src[slots[j]] for k and v; slots [n] ascending. dst may be src when the types are equal.
 void gather_slots(KvHead dst, RowType dst_type, KvHead src, RowType src_type, const int32_t* slots, int64_t n,
                   int64_t head_dim, Stream stream);
-// x [T, n*D] in place: every run of head_dim (a power of two) by the normalised Walsh-Hadamard matrix, its own inverse.
+// x [T, n*D] in place: runs as long as the largest power of two in head_dim, each by the normalised Walsh-Hadamard
+// matrix, which is its own inverse (how rows of the quantised types are stored).
 void hadamard(Rows x, int64_t head_dim, Stream stream);
 
 // ---- measurements for eviction, float32, one KV head (only k and len are read)
