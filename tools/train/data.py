@@ -133,3 +133,9 @@ def dense_batch(rng, cols, rows, n):
     """(pixels, symbols) of n dense pages."""
     made = [pages.settle(dense_page(rng, cols, rows)) for _ in range(n)]
     return to_pixels([pages.draw(p) for p in made]), torch.stack([symbols_of(p) for p in made])
+
+
+def page_batch(rng, cols, rows, n):
+    """(pixels, symbols) of n pages of all kinds, as the decoder will meet them."""
+    made = [pages.make_page(rng.choice(list(pages.LAYOUTS)), rng, "train", cols, rows) for _ in range(n)]
+    return to_pixels([pages.draw(p) for p in made]), torch.stack([symbols_of(p) for p in made])

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import words
 from PIL import Image, ImageDraw, ImageFont
 
-TOKEN, CLEAR = 16, 2  # CLEAR: no character's middle is that near a token's edge
+TOKEN, CLEAR, ROW_CLEAR = 16, 2, 4  # no character's middle is nearer to the side, the top or the bottom of its token
 SIZES = [(20, 20), (24, 18), (18, 24), (22, 20)]  # (columns, rows) in tokens: 400 to 440 tokens
 KINDS = ["form", "place", "text", "ground", "chart", "chat"]
 CHARS = [chr(c) for c in range(33, 127)]
@@ -47,10 +47,10 @@ def advances(index):
     return {c: big.getlength(c) / 200 for c in [" ", *CHARS]}
 
 
-def inward(v):
+def inward(v, clear=ROW_CLEAR):
     """A coordinate moved off the edges between tokens."""
     inside = v % TOKEN
-    return v - inside + min(max(inside, CLEAR), TOKEN - CLEAR)
+    return v - inside + min(max(inside, clear), TOKEN - clear)
 
 
 @dataclass
@@ -74,7 +74,7 @@ class Run:
         adv, x = advances(self.font), self.x
         for c in self.text:
             w = adv[c] * self.size
-            yield c, x + inward(x + w / 2) - (x + w / 2), w
+            yield c, x + inward(x + w / 2, CLEAR) - (x + w / 2), w
             x += w
 
     @property
@@ -203,13 +203,13 @@ def text(rng, split, cols, rows):
     s = Style(rng)
     page = Page("text", cols, rows, paper=s.paper)
     step = line_height(rng, s.size)
-    most = max(1, min(4, int((page.height - s.size) / step)))
+    most = max(1, min(3, int((page.height - s.size) / step)))
     n = rng.randint(1, most)
     y = rng.uniform(0.6 * s.size, max(0.61 * s.size, page.height - n * step))
     x0, centred = rng.uniform(2, 0.3 * page.width), rng.random() < 0.25
     for _ in range(n):
         line = ""
-        for _ in range(rng.randint(1, 3)):
+        for _ in range(rng.randint(1, 2)):
             more = (line + " " + words.word(rng, split, 8)).strip()
             if s.run(more).width < page.width - x0 - 2:
                 line = more

@@ -164,8 +164,10 @@ def train_encoder(args, device):
     t, told, seen = Trainer(args, {"encoder": encoder}), time.time(), []
 
     def make(rng, _):
-        cols, rows = rng.choice(pages.SIZES) if rng.random() < args.whole else (10, 10)
-        return data.dense_batch(rng, cols, rows, max(1, args.budget // (cols * rows)))
+        if rng.random() < args.whole:  # real pages, mostly small ones: more characters a square
+            cols, rows = rng.choice([LEVELS[1], LEVELS[1], LEVELS[2], rng.choice(pages.SIZES)])
+            return data.page_batch(rng, cols, rows, max(1, args.budget // (cols * rows)))
+        return data.dense_batch(rng, 10, 10, max(1, args.budget // 100))
 
     stream = Stream(make, args).batches()
     while t.spent() < 1:
@@ -296,7 +298,7 @@ def main():
     p.add_argument("--tell", type=float, default=60, help="seconds between log lines")
     p.add_argument("--level", type=int, default=0, help="decoder: page size to start at")
     p.add_argument("--grow", type=float, default=0.8, help="decoder: share of right answers that makes pages grow")
-    p.add_argument("--whole", type=float, default=0.0, help="encoder: share of full-size pictures")
+    p.add_argument("--whole", type=float, default=0.0, help="encoder: share of real pages")
     p.add_argument("--anchor", type=float, default=0.3, help="joint: weight of the character loss")
     p.add_argument(
         "--mix",
