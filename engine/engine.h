@@ -162,6 +162,10 @@ class Session {
   virtual std::vector<std::vector<int32_t>> kept(int il) const = 0;  // [n_head_kv] token indices, ascending
   // K and V rows as float32, [n_head_kv] of [kept, head_dim].
   virtual std::pair<std::vector<Matrix>, std::vector<Matrix>> kv_arrays(int il) const = 0;
+  // Softmax attention of the newest `queries` rows' queries over the rows that layer `il` holds, float32: per KV head a
+  // matrix [group * queries, kept], query head major; a query sees no later row. The newest 64 queries (or `window`, if
+  // more) are remembered. Errors: invalid_argument; unsupported for a layer with a sliding window.
+  virtual std::vector<Matrix> attention(int il, int64_t queries) const = 0;
   virtual KvStats kv_stats() const = 0;               // of this moment
   virtual KvStats evict(const KvOptions& kv) = 0;     // evict now by other options
   virtual void pin(int64_t start, int64_t stop) = 0;  // rows of these token indices are never evicted

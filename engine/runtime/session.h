@@ -1,5 +1,5 @@
 // The one Session behind engine.h. Split by concern over session.cpp (rows, queries about them), prefill.cpp,
-// decode.cpp, evict.cpp, turn.cpp (chat and generation), replay.cpp (undo, refresh), state_file.cpp.
+// decode.cpp, evict.cpp, measure.cpp, turn.cpp (chat and generation), replay.cpp (undo, refresh), state_file.cpp.
 #pragma once
 
 #include <chrono>
@@ -26,6 +26,7 @@ class SessionImpl final : public Session {
   size_t kv_peak_bytes() const override { return store_->peak_bytes(); }
   std::vector<std::vector<int32_t>> kept(int il) const override;
   std::pair<std::vector<Matrix>, std::vector<Matrix>> kv_arrays(int il) const override;
+  std::vector<Matrix> attention(int il, int64_t queries) const override;
   KvStats kv_stats() const override;
   KvStats evict(const KvOptions& kv) override;
   void pin(int64_t start, int64_t stop) override;
@@ -102,8 +103,8 @@ class SessionImpl final : public Session {
   SelectResult choose(int il, const KvOptions& kv, int64_t budget, std::span<const KvHead> rows, KvType type,
                       std::span<const std::span<const int32_t>> index);
   bool note_choice(int il, const SelectResult& chosen, int64_t rows_before);
-  void protect_rows(const KvOptions& kv);
   int64_t mark_pinned(const KvOptions& kv, std::vector<uint8_t>& rows) const;
+  void protect_rows(const KvOptions& kv);
   bool evict_store_layer(int il, const KvOptions& kv, int64_t budget);
   void evict_after_step();
   bool evictable(int il) const { return params().sliding_window[static_cast<size_t>(il)] == 0; }
@@ -133,8 +134,8 @@ class SessionImpl final : public Session {
   PromptRows rows_again(int64_t first, int64_t stop) const;
   void check_cached(int64_t n) const;
   void take_rows(SessionImpl&& from);
-
   void take_all(SessionImpl&& from);
+
   // ---- state_file.cpp
   void write_state(class StateWriter& out) const;
   void read_state(class StateReader& in);
@@ -159,9 +160,9 @@ class SessionImpl final : public Session {
   std::vector<int32_t> image_of_;  // index into seen_images_, -1 for text
   std::vector<SeenImage> seen_images_;
   std::vector<std::pair<int64_t, int64_t>> pins_;
-  int64_t next_pos_ = 0;
   int64_t system_rows_ = 0;                      // in front: the chat's system message
   std::pair<int64_t, int64_t> newest_prompt_{};  // rows of the last prefill, or of the one that runs
+  int64_t next_pos_ = 0;
   int64_t evicted_before_ = 0;  // rows from here on have never been up for eviction
   std::vector<Turn> turns_;
   std::vector<std::pair<int64_t, int64_t>> prefills_;  // rows [first, stop) of each; those between were stepped

@@ -88,6 +88,13 @@ class Session:
         """(K, V) of layer `il`: a float32 array [kept, head_dim] per KV head. For checks."""
         return self._native.kv_arrays(self._layer(il))
 
+    def attention(self, il: int, queries: int = 1) -> list[NDArray[np.float32]]:
+        """Softmax attention of the newest `queries` tokens over the rows that layer `il` holds: float32
+        [queries, kept of its KV head] per query head, aligned with `kept(il)`; a query sees no later row. The newest 64
+        queries (or the window's, if more) are remembered. UnsupportedError for a layer with a sliding window."""
+        heads = self._native.attention(self._layer(il), integer("queries", queries, 1, MAX_INT32))
+        return [rows for group in heads for rows in group.reshape(-1, queries, group.shape[1])]
+
     def kv_stats(self) -> Stats:
         """Of this moment: budget_rows (what the budget came to; -1: all), rows_min, rows_mean, rows_max per head,
         bytes, bytes_without_eviction, bytes_peak, evictions, r and kept_mass per layer and head."""

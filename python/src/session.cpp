@@ -167,6 +167,13 @@ nb::tuple kv_arrays(PySession& s, int il) {
   return nb::make_tuple(ks, vs);
 }
 
+nb::list attention(PySession& s, int il, int64_t queries) {
+  auto heads = s.run("session.attention", [&](Session& session) { return session.attention(il, queries); });
+  nb::list out;
+  for (Matrix& m : heads) out.append(nb::cast(to_numpy(std::move(m))));
+  return out;
+}
+
 // Pictures seen: (row indices in the session, regions [n_rows, 4] in original pixels, width, height).
 nb::list images(PySession& s) {
   const PySession::Use session(s, "session.images");
@@ -235,6 +242,7 @@ void bind_session(nb::module_& m) {
       .def("kv_peak_bytes", read("session.kv_peak_bytes", [](Session& s) { return s.kv_peak_bytes(); }))
       .def("kept", &kept, nb::arg("il"))
       .def("kv_arrays", &kv_arrays, nb::arg("il"))
+      .def("attention", &attention, nb::arg("il"), nb::arg("queries"))
       .def("evict",
            [](PySession& s, const KvOptions& kv) {
              return kv_stats(s.run("session.evict", [&](Session& session) { return session.evict(kv); }));

@@ -12,6 +12,8 @@ from typing import Any, NoReturn
 RUN, CHAT, INFO, BENCH = "run", "chat", "info", "bench"
 CONVERT, QUANTIZE = "convert", "quantize"
 PLAN = "plan"
+EVALUATE, CALIBRATE = "evaluate", "calibrate"
+JUDGE = (EVALUATE, CALIBRATE)
 TALK, MODEL = (RUN, CHAT), (RUN, CHAT, BENCH)
 KEEP = (*MODEL, PLAN)
 
@@ -22,6 +24,8 @@ COMMANDS = {
     BENCH: "measure prefill and decode",
     PLAN: "what a conversation would take, from the headers alone",
     CONVERT: "make GGUF files from a Hugging Face folder",
+    EVALUATE: "what every eviction policy costs a model: accuracy, divergence, bytes, time",
+    CALIBRATE: "measure which heads look at what answers need; tables for --kv-tables",
     QUANTIZE: "make a smaller file: Q8_0, Q6_K, Q5_K_M, Q5_K, Q4_K_M, Q4_K, Q4_0, F16",
 }
 
@@ -151,6 +155,53 @@ FLAGS = (
     Flag(("-o", "--outfile"), (CONVERT,), "the text model to write", metavar="OUT.gguf"),
     Flag(("--mmproj",), (CONVERT,), "the picture encoder to write", metavar="OUT.gguf"),
     Flag(("--outtype",), (CONVERT,), "type of the matrices", default="f16", choices=("f16", "bf16", "f32")),
+    Flag(("-m", "--model"), JUDGE, "text model (GGUF)", metavar="FILE"),
+    Flag(("--mmproj",), JUDGE, "picture encoder of that model (GGUF)", metavar="FILE"),
+    Flag(("-t", "--threads"), JUDGE, "threads of each process", integer(1, 1024), 1),
+    Flag(
+        ("-o", "--output"),
+        (EVALUATE,),
+        "folder for items.jsonl, results.json, table.md, plot.svg; an interrupted run goes on from there",
+        default="evaluation",
+        metavar="DIR",
+    ),
+    Flag(("-o", "--output"), (CALIBRATE,), "the tables file to write", default="tables.gguf", metavar="OUT.gguf"),
+    Flag(("--tasks",), JUDGE, "kinds of built-in pages: form, place, text, ground, chart, chat", metavar="NAME,..."),
+    Flag(("--text",), (EVALUATE,), "tasks on long text: needle, multikey, prose", metavar="NAME,..."),
+    Flag(("--lengths",), (EVALUATE,), "tokens of long text", integers, [1000, 2000, 4000, 6000], "N,..."),
+    Flag(("--data",), JUDGE, "your own items: JSONL of image, question, answers", metavar="FILE"),
+    Flag(("--count",), (EVALUATE,), "items a task (200)", integer(1)),
+    Flag(("--count",), (CALIBRATE,), "items a task", integer(1), 40),
+    Flag(("--questions",), (EVALUATE,), "questions on a picture when it is compressed first", integer(1, 64), 2),
+    Flag(("--policies",), (EVALUATE,), "full, random, streaming and policies; without it all", metavar="NAME,..."),
+    Flag(
+        ("--mixes",),
+        (EVALUATE,),
+        "mixes; vnorm, keydiff, fixed go with snapkv alone; without it all",
+        metavar="NAME,...",
+    ),
+    Flag(
+        ("--budgets",), (EVALUATE,), "rows, or shares of what was read (64,128,256,512,5%%,10%%,20%%)", metavar="N,..."
+    ),
+    Flag(
+        ("--protocol",),
+        (EVALUATE,),
+        "is the question part of what is compressed?",
+        default="both",
+        choices=("inside", "after", "both"),
+    ),
+    Flag(("--kv-window",), (EVALUATE,), "last rows, always kept, whose queries score the others", integer(1), 32),
+    Flag(("--kv-tables",), (EVALUATE,), "of `foveal calibrate`; sparsemm is left out without it", metavar="FILE"),
+    Flag(
+        ("--check",),
+        (EVALUATE,),
+        "items a task also run as sessions of their own: same rows? peak bytes",
+        integer(0),
+        2,
+    ),
+    Flag(("--first-seed",), (EVALUATE,), "of the built-in pages", integer(0), 0),
+    Flag(("--jobs",), (EVALUATE,), "processes; without it one a core", integer(1, 256)),
+    Flag(("--quick",), (EVALUATE,), "a small grid: 20 items a task, few policies, budgets 64 and 128", None),
     Flag(("-t", "--threads"), (QUANTIZE,), "threads; without it as many as the machine has", integer(1, 1024)),
 )
 

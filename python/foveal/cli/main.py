@@ -10,8 +10,10 @@ from collections.abc import Callable
 from ..errors import Error
 from . import flags
 from .bench import bench
+from .calibrate import calibrate
 from .chat import chat
 from .convert import convert
+from .evaluate import evaluate
 from .info import info
 from .plan import plan
 from .quantize import quantize
@@ -22,7 +24,9 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "chat": chat,
     "info": info,
     "bench": bench,
+    "calibrate": calibrate,
     "convert": convert,
+    "evaluate": evaluate,
     "plan": plan,
     "quantize": quantize,
 }

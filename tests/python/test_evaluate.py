@@ -1,0 +1,246 @@
+"""The evaluation's arithmetic and promises on a tiny model; never how good a model is."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import foveal
+from foveal.cli.harness import harness
+from goldens import DATA
+
+FOLDER = DATA / "qwen2vl"
+MODEL, MMPROJ = FOLDER / "model-f16.gguf", FOLDER / "mmproj-f16.gguf"
+arms, items, measure, run = harness("arms"), harness("items"), harness("measure"), harness("run")
+stats, store, summary, table, text_items = (
+    harness(name) for name in ("stats", "store", "summary", "table", "text_items")
+)
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> Path:
+    """Three questions on one picture, one on another."""
+    rows = [
+        {"image": str(FOLDER / "image0.png"), "question": "What is it?", "answers": ["a", "b"], "max_tokens": 6},
+        {"image": str(FOLDER / "image0.png"), "question": "And here?", "answer": "a", "max_tokens": 6},
+        {"image": str(FOLDER / "image0.png"), "question": "Again?", "answer": "a", "match": "contains"},
+        {"image": str(FOLDER / "image1.png"), "question": "And this?", "answer": "b", "box": [0, 0, 20, 20]},
+    ]
+    path = tmp_path / "own.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def model() -> foveal.Model:
+    return foveal.Model(MODEL, mmproj=MMPROJ, threads=1)
+
+
+def some_arms(*budgets: str) -> list:
+    return arms.grid(["full", "random", "streaming", "snapkv", "pyramidkv", "adakv"], ["none", "mixkv"], budgets, False)
+
+
+def test_intervals_of_known_differences() -> None:
+    a = {"x": np.array([1.0, 1, 0, 1]), "y": np.array([0.0, 1])}
+    assert stats.paired_interval(a, a) == (0, 0, 0)
+    b = {t: v - 0.25 for t, v in a.items()}
+    d, low, high = stats.paired_interval(a, b)
+    assert (d, low, high) == pytest.approx((0.25, 0.25, 0.25))
+    rng = np.random.default_rng(1)
+    noise = rng.normal(0, 1, 400)
+    d, low, high = stats.paired_interval({"x": a["x"].repeat(100) + noise}, {"x": a["x"].repeat(100)})
+    assert high - low == pytest.approx(2 * 1.96 * noise.std() / 20, rel=0.05)  # the normal interval
+    assert low < d < high
+
+
+def test_tasks_weigh_the_same() -> None:
+    assert stats.mean({"x": np.ones(10), "y": np.zeros(1000)}) == 0.5
+
+
+def test_mcnemar_is_the_binomial_test() -> None:
+    a, b = np.array([1] * 10 + [0, 1.0]), np.array([0] * 10 + [0, 1.0])
+    assert stats.mcnemar(a, b) == pytest.approx(2 / 2**10)
+    assert stats.mcnemar(b, a) == stats.mcnemar(a, b)
+    assert stats.mcnemar(a, a) == 1
+
+
+@pytest.mark.parametrize("protocol", ["inside", "after"])
+def test_a_budget_that_covers_all_changes_nothing(model: foveal.Model, questions: Path, protocol: str) -> None:
+    for make in items.own_items(str(questions), 2):
+        item = make()
+        result = measure.measure(model, item, some_arms("4096"), protocol, 16, None, False)
+        assert len(result["cells"]) == 9
+        for cell in result["cells"].values():
+            assert cell["rows"] == result["n"]
+            assert len(cell["answers"]) == (len(item.questions) if protocol == "after" else 1)
+            for a in cell["answers"]:
+                assert (a["kl"], a["same"]) == (0, 1)
+                assert a["nll"] == result["cells"]["full/none/all"]["answers"][cell["answers"].index(a)]["nll"]
+
+
+@pytest.mark.parametrize("protocol", ["inside", "after"])
+def test_arms_hold_the_same_rows_and_those_of_a_real_session(
+    model: foveal.Model, questions: Path, protocol: str
+) -> None:
+    item = items.own_items(str(questions), 2)[0]()
+    result = measure.measure(model, item, some_arms("24", "50%"), protocol, 16, None, True)
+    for name, cell in result["cells"].items():
+        budget = name.split("/")[2]
+        rows = {"all": result["n"], "24": 24, "50%": max(17, -(-result["n"] // 2))}[budget]
+        assert cell["rows"] <= rows + 0.05
+        assert cell["peak"] >= cell["bytes"]
+        if name.split("/")[0] in ("random", "streaming", "snapkv"):
+            assert cell["rows"] == min(rows, result["n"])
+            assert cell["bytes"] == result["cells"][f"random/none/{budget}"]["bytes"]
+        if budget != "all":
+            assert cell["as_in_prefill"] == 1
+
+
+def test_divergence_is_that_of_the_distributions(model: foveal.Model, questions: Path) -> None:
+    """KL and NLL of one arm against logits stepped by hand."""
+    item = items.own_items(str(questions), 1)[0]()
+    arm = arms.Arm("snapkv", "none", "20")
+    result = measure.measure(model, item, [arms.Arm("full", "none", "all"), arm], "inside", 8, None, False)
+    frame = measure.Frame(model, item)
+    parts = frame.head + frame.question(item.questions[0])
+    whole, kept = model.session(foveal.KV(dtype="f32")), model.session(foveal.KV(20, "snapkv", "none", 8, dtype="f32"))
+    kl, nll = [], []
+    for s in (whole, kept):
+        s.prefill(parts)
+    for i in range(item.max_tokens):
+        p, q = (np.exp(s.logits.astype(float) - s.logits.max()) for s in (whole, kept))
+        p, q = p / p.sum(), q / q.sum()
+        token = int(p.argmax())
+        if i > 0:  # the first comes out of the prefill, before any row goes
+            kl.append((p * np.log(p / q)).sum())
+            nll.append(-np.log(q[token]))
+        else:
+            assert np.array_equal(p, q)
+        if model.tokenizer.is_eog(token):
+            break
+        for s in (whole, kept):
+            s.step(token)
+    cell = result["cells"][arm.id]["answers"][0]
+    assert cell["kl"] == pytest.approx(np.mean(kl), rel=1e-6)
+    assert cell["nll"] == pytest.approx(np.mean(nll), rel=1e-6)
+
+
+def options(questions: Path, out: Path, **other: object) -> object:
+    values = {
+        "model": str(MODEL), "mmproj": str(MMPROJ), "output": str(out), "data": str(questions), "count": 2,
+        "policies": ["full", "random", "snapkv"], "mixes": ["none", "mixkv"], "budgets": ["24"],
+        "protocols": ["inside", "after"], "window": 16, "check": 0,
+    }  # fmt: skip
+    return run.Options(**(values | other))
+
+
+def without_times(results: list) -> str:
+    text = json.dumps(results, sort_keys=True)
+    assert '"evict_ms"' in text
+    for r in results:
+        for cell in r["cells"].values():
+            cell["evict_ms"] = 0
+            for a in cell["answers"]:
+                a["ms"] = 0
+    return json.dumps(sorted(results, key=lambda r: (r["key"], r["protocol"])), sort_keys=True)
+
+
+def test_an_interrupted_run_goes_on(questions: Path, tmp_path: Path) -> None:
+    def go(out: Path, **other: object) -> list:
+        run.run(options(questions, out, **other), 1, None, None, lambda what, share: None)
+        return [json.loads(line) for line in (out / "items.jsonl").read_text().splitlines()[1:]]
+
+    whole = go(tmp_path / "whole")
+    assert len(whole) == 4
+    part = tmp_path / "part"
+    part.mkdir()
+    lines = (tmp_path / "whole" / "items.jsonl").read_bytes().splitlines(keepends=True)
+    marked = json.loads(lines[1])
+    marked["cells"]["full/none/all"]["evict_ms"] = -1.0  # told from a fresh measurement
+    (part / "items.jsonl").write_bytes(lines[0] + json.dumps(marked).encode() + b"\n" + lines[2][:40])
+    resumed = go(part)
+    assert resumed[0]["cells"]["full/none/all"]["evict_ms"] == -1
+    assert without_times(resumed) == without_times(whole)
+    with pytest.raises(foveal.ArgumentError, match="other settings"):
+        go(part, budgets=["25"])
+
+
+def test_the_command_writes_everything(questions: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = subprocess.run(
+        [sys.executable, "-m", "foveal", "evaluate", "-m", MODEL, "--mmproj", MMPROJ, "--data", questions, "-o", out,
+         "--policies", "full,random,snapkv,adakv", "--mixes", "none,mixkv", "--budgets", "24,50%", "--kv-window", "16",
+         "--jobs", "2", "--check", "1"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == (out / "table.md").read_text().strip()
+    assert "foveal evaluate -m model-f16.gguf" in done.stdout
+    assert "10 of 10 checks" in done.stdout
+    assert (out / "plot.svg").read_text().startswith("<svg")
+    rows = json.loads((out / "results.json").read_text())["protocols"]["after"]
+    assert [(r["policy"], r["mix"], r["budget"]) for r in rows[:4]] == [
+        ("full", "none", "all"), ("random", "none", "24"), ("snapkv", "none", "24"), ("snapkv", "mixkv", "24"),
+    ]  # fmt: skip
+    assert rows[0]["questions"] == 3  # two on the first picture, one on the second
+    assert rows[3]["base"]["right"][0] == pytest.approx(rows[3]["mean"] - rows[2]["mean"])
+
+
+def test_intervals_are_bold_when_they_exclude_zero() -> None:
+    assert table.interval((0.1, 0.02, 0.2)) == "**+10.0 [+2.0, +20.0]**"
+    assert table.interval((-0.1, -0.3, -0.01)).startswith("**")
+    assert table.interval((0.1, 0.0, 0.2)) == "+10.0 [+0.0, +20.0]"
+
+
+def test_needles_stand_in_the_text_and_repeat() -> None:
+    tokenizer = foveal.Tokenizer(str(MODEL))
+    for task in text_items.TASKS:
+        makers = text_items.text_items(task, 3, [300, 600], lambda t: tokenizer.encode(t, False), tokenizer.decode)
+        for i, make in enumerate(makers):
+            item = make()
+            assert item == make() or [q.text for q in item.questions] == [q.text for q in make().questions]
+            n = len(tokenizer.encode(item.context[0], False))
+            assert [300, 600, 300][i] * 0.9 < n < [300, 600, 300][i] * 1.1 + 400
+            if task != "prose":
+                q = item.questions[0]
+                assert f"is {q.answer}." in item.context[0]
+                assert q.right(f"It is {q.answer}.")
+                assert not q.right("It is 12.")
+            assert item.context[0].count("The secret number") == {"needle": 1, "multikey": 8, "prose": 0}[task]
+
+
+def test_answers_are_judged_as_asked() -> None:
+    exact, contains = items.same(["Red Car"], "exact"), items.same(["42"], "contains")
+    assert exact(" red  car.") and exact("RED CAR") and not exact("a red car")
+    assert contains("it is 42 now") and not contains("it is 4 2")
+
+
+@pytest.mark.parametrize(
+    ("line", "part"),
+    [
+        ("{", "own.jsonl:1"),
+        ("[1]", "an object"),
+        ('{"image": "a.png", "question": "x"}', "answers"),
+        ('{"image": 3, "question": "x", "answer": "y"}', "image"),
+        ('{"image": "a.png", "question": "x", "answer": "y", "match": "near"}', "match"),
+        ('{"image": "a.png", "question": "x", "answer": "y", "box": [1, 2]}', "box"),
+        ("", "no item"),
+    ],
+)
+def test_bad_items_are_named(tmp_path: Path, line: str, part: str) -> None:
+    path = tmp_path / "own.jsonl"
+    path.write_text(line)
+    with pytest.raises(foveal.ArgumentError, match=part):
+        items.own_items(str(path), 1)
+
+
+@pytest.mark.parametrize(
+    ("policies", "budgets", "part"),
+    [(["snap"], ["64"], "snapkv"), (["snapkv"], ["6.5"], "rows"), (["full"], ["x%"], "10%")],
+)
+def test_bad_arms_are_named(policies: list, budgets: list, part: str) -> None:
+    with pytest.raises(foveal.ArgumentError, match=part):
+        arms.grid(policies, ["none"], budgets, False)

@@ -1,0 +1,52 @@
+"""The arms of the comparison: policy, mix, budget."""
+
+from dataclasses import dataclass
+
+from foveal.errors import ArgumentError
+from foveal.kv import KV
+
+PLAIN = ("full", "random", "streaming")  # no mix
+MIXED = ("snapkv", "pyramidkv", "adakv", "sparsemm")
+ABLATIONS = ("vnorm", "keydiff", "fixed")
+
+
+@dataclass(frozen=True, order=True)
+class Arm:
+    policy: str
+    mix: str
+    budget: str  # rows, or a percentage of the rows before eviction
+
+    @property
+    def id(self) -> str:
+        return f"{self.policy}/{self.mix}/{self.budget}"
+
+    def kv(self, rows: int, window: int, tables: str | None, dtype: str) -> KV:
+        """Options for `rows` rows a head."""
+        return KV(rows, self.policy, self.mix, window=window, tables=tables, dtype=dtype)  # type: ignore[arg-type]
+
+    def rows(self, n: int, window: int) -> int:
+        """What the budget comes to for n rows."""
+        if not self.budget.endswith("%"):
+            return int(self.budget)
+        return max(window + 1, -int(-n * float(self.budget[:-1]) // 100))
+
+
+def grid(policies: list[str], mixes: list[str], budgets: list[str], tables: bool) -> list[Arm]:
+    """full once; random and streaming without mixes; ablations (vnorm, keydiff, fixed) on snapkv alone."""
+    for p in policies:
+        if p not in PLAIN and p not in MIXED:
+            raise ArgumentError(f"--policies: found {p!r:.40}, expected some of {', '.join((*PLAIN, *MIXED))}")
+    for b in budgets:
+        number = b.removesuffix("%")
+        if not number.replace(".", "", 1).isdigit() or (b == number and not b.isdigit()):
+            raise ArgumentError(f"--budgets: found {b!r:.40}, expected rows such as 64, or shares such as 10%")
+    if "sparsemm" in policies and not tables:
+        policies = [p for p in policies if p != "sparsemm"]
+    arms = [Arm("full", "none", "all")]
+    for budget in budgets:
+        for policy in policies:
+            if policy == "full":
+                continue
+            own = ["none"] if policy in PLAIN else [m for m in mixes if m not in ABLATIONS or policy == "snapkv"]
+            arms += [Arm(policy, mix, budget) for mix in own]
+    return arms

@@ -1,0 +1,83 @@
+"""The Markdown of a summary: one table for each protocol and budget, and the paired comparisons in words."""
+
+from typing import Any
+
+WORDS = {
+    "inside": "question inside the compressed prompt",
+    "after": "question after compression, the context compressed without knowing it",
+}
+
+
+def percent(x: float) -> str:
+    return f"{100 * x:.1f}"
+
+
+def interval(triple: list[float] | tuple[float, float, float], scale: float = 100, digits: int = 1) -> str:
+    """A difference with its interval; bold where the interval excludes zero."""
+    d, low, high = (scale * x for x in triple)
+    text = f"{d:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+    return f"**{text}**" if low > 0 or high < 0 else text
+
+
+def line(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def table(rows: list[dict[str, Any]], full: dict[str, Any], judged: bool) -> str:
+    tasks = list(full["accuracy"])
+    head = ["policy", "mix", "rows", "KB"]
+    head += [*tasks, "mean", "against its base", "against full"] if judged else []
+    head += ["KL", "KL against base", "NLL", "same answer", "evict ms"]
+    peak = any("peak_bytes" in r for r in rows)
+    head += ["peak KB"] if peak else []
+    out = [line(head), line(["---"] * 2 + ["---:"] * (len(head) - 2))]
+    for r in [full, *rows]:
+        cells = [r["policy"], "" if r["policy"] in ("full", "random", "streaming") else r["mix"]]
+        cells += [f"{r['rows']:.1f}", f"{r['bytes'] / 1000:.0f}"]
+        if judged:
+            cells += [percent(r["accuracy"][t]) for t in tasks] + [percent(r["mean"])]
+            cells += [interval(r[k]["right"]) if k in r else "" for k in ("base", "full")]
+        cells += [f"{r['kl']:.4f}", interval(r["base"]["kl"], 1, 4) if "base" in r else "", f"{r['nll']:.3f}"]
+        cells += [percent(r["same"]), f"{r['evict_ms']:.1f}"]
+        cells += [f"{r['peak_bytes'] / 1000:.0f}" if "peak_bytes" in r else ""] if peak else []
+        out.append(line(cells))
+    return "\n".join(out)
+
+
+def equal_bytes(rows: list[dict[str, Any]]) -> str:
+    """What the arms of one budget really hold."""
+    used = [r for r in rows if r["policy"] != "full"]
+    most, least = max(used, key=lambda r: r["bytes"]), min(used, key=lambda r: r["bytes"])
+    return (
+        f"Rows a head {min(r['rows'] for r in used):.1f} to {max(r['rows'] for r in used):.1f}; "
+        f"bytes held {least['bytes'] / 1000:.0f} KB ({least['policy']}) to {most['bytes'] / 1000:.0f} KB "
+        f"({most['policy']}), whole pages counted."
+    )
+
+
+def markdown(summary: dict[str, Any], settings: dict[str, Any], command: str) -> str:
+    out = [f"`{command}`", "", settings_line(settings), ""]
+    for protocol, rows in summary.items():
+        full = next(r for r in rows if r["policy"] == "full")
+        judged = any(r["mean"] > 0 for r in rows)
+        out += [f"### {WORDS[protocol][0].upper()}{WORDS[protocol][1:]}", ""]
+        items = ", ".join(f"{t} {n}" for t, n in full["items"].items())
+        out += [f"Items: {items}; {full['questions']} questions in all.", ""]
+        for budget in dict.fromkeys(r["budget"] for r in rows if r["policy"] != "full"):
+            at = [r for r in rows if r["budget"] == budget]
+            out += [f"**Budget {budget}.** {equal_bytes(at)}", "", table(at, full, judged), ""]
+        checked = [r for r in rows if "as_in_prefill" in r]
+        if checked:
+            good = sum(int(r["as_in_prefill"].split()[0]) for r in checked)
+            of = sum(int(r["as_in_prefill"].split()[-1]) for r in checked)
+            out += [f"Kept rows are those of a session that evicts inside its prefill in {good} of {of} checks.", ""]
+    return "\n".join(out)
+
+
+def settings_line(s: dict[str, Any]) -> str:
+    tables = f", tables {s['tables'][:12]}" if s.get("tables") else ""
+    return (
+        f"Model {s['name']} (sha256 {s['model'][:12]}{', mmproj ' + s['mmproj'][:12] if s.get('mmproj') else ''}), "
+        f"window {s['window']}{tables}, Foveal {s['version']}. Accuracies in per cent; KL and NLL in nats per answer "
+        "token; differences with 95 % paired bootstrap intervals, bold where zero is outside."
+    )
