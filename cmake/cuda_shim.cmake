@@ -13,7 +13,7 @@ endforeach()
 add_library(foveal_cuda_shim STATIC ${cuda_shim_sources})
 target_include_directories(foveal_cuda_shim BEFORE PUBLIC ${CMAKE_CURRENT_SOURCE_DIR}/tests/cuda/shim
                            ${CMAKE_CURRENT_SOURCE_DIR})
-target_compile_options(foveal_cuda_shim PRIVATE -ffp-contract=off -Wno-unused-function)
+target_compile_options(foveal_cuda_shim PRIVATE -ffp-contract=off -Wno-unused-function -Wno-unknown-pragmas)
 target_link_libraries(foveal_cuda_shim PRIVATE foveal_flags PUBLIC foveal)
 
 foreach(source ${cuda_test_sources})

@@ -116,6 +116,12 @@ inline int __dp4a(int a, int b, int c) {
   for (int i = 0; i < 32; i += 8) c += static_cast<int8_t>(a >> i) * static_cast<int8_t>(b >> i);
   return c;
 }
+inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selectors) {
+  const uint64_t bytes = uint64_t{b} << 32 | a;
+  unsigned y = 0;
+  for (int i = 0; i < 4; ++i) y |= static_cast<unsigned>(bytes >> 8 * (selectors >> 4 * i & 7) & 255) << 8 * i;
+  return y;
+}
 inline int __popc(unsigned x) {
   return __builtin_popcount(x);
 }
