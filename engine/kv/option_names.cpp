@@ -27,11 +27,12 @@ constexpr std::array<PolicyName, 6> kPolicies = {{{"snapkv", Policy::snapkv},
                                                   {"sparsemm", Policy::sparsemm},
                                                   {"streaming", Policy::streaming},
                                                   {"random", Policy::random}}};
-constexpr std::array<MixName, 5> kMixes = {{{"none", Mix::none},
+constexpr std::array<MixName, 6> kMixes = {{{"none", Mix::none},
                                             {"vnorm", Mix::vnorm},
                                             {"keydiff", Mix::keydiff},
                                             {"fixed", Mix::fixed},
-                                            {"mixkv", Mix::mixkv}}};
+                                            {"mixkv", Mix::mixkv},
+                                            {"sharp", Mix::sharp}}};
 
 template <class Table, class T>
 const char* name_of(const Table& table, T value) {

@@ -11,7 +11,7 @@
 namespace foveal {
 
 enum class Policy { snapkv, pyramidkv, adakv, sparsemm, streaming, random };
-enum class Mix { none, vnorm, keydiff, fixed, mixkv };
+enum class Mix { none, vnorm, keydiff, fixed, mixkv, sharp };
 enum class Scope { prompt, image };
 enum class OnFull { stop, evict, error };
 

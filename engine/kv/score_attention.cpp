@@ -6,7 +6,26 @@
 
 namespace foveal {
 
-Scores measure_attention(Backend& backend, const SelectLayer& layer, int ih) {
+namespace {
+
+Evidence sharpest(ConstMat probs, int64_t group, int64_t window) {
+  Evidence e{Scores(static_cast<size_t>(probs.cols), 0.0), Scores(static_cast<size_t>(probs.cols), 0.0)};
+  for (int64_t i = 0; i < probs.rows; ++i) {
+    const bool newest = i % window == window - 1;
+    for (int64_t j = 0; j < probs.cols; ++j) {
+      const auto p = static_cast<double>(probs.row(i)[j]);
+      if (!std::isfinite(p)) continue;
+      const auto at = static_cast<size_t>(j);
+      if (newest) e.last[at] += p / static_cast<double>(group);
+      e.most[at] = std::max(e.most[at], p);
+    }
+  }
+  return e;
+}
+
+}  // namespace
+
+Scores measure_attention(Backend& backend, const SelectLayer& layer, int ih, Evidence* evidence) {
   const HeadRows& head = layer.heads[static_cast<size_t>(ih)];
   const int64_t n = head.rows.len, group = layer.n_head / layer.n_head_kv, queries = group * layer.window;
   Scores mean(static_cast<size_t>(n), 0.0);
@@ -24,6 +43,7 @@ Scores measure_attention(Backend& backend, const SelectLayer& layer, int ih) {
     for (int64_t j = 0; j < n; ++j) mean[static_cast<size_t>(j)] += static_cast<double>(p[j]);
   }
   for (double& x : mean) x = std::isfinite(x) ? x / static_cast<double>(queries) : 0.0;
+  if (evidence) *evidence = sharpest(probs.view(), group, layer.window);
   return mean;
 }
 

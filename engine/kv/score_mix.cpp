@@ -23,6 +23,8 @@ Scores mix_scores(Mix mix, const Scores& attention, const Scores& vnorm, const S
       case Mix::mixkv:
         out[i] = r * d + (1 - r) * (a + v);
         break;
+      case Mix::sharp:  // score_sharp
+        break;
     }
   }
   return out;

@@ -13,7 +13,12 @@ using Scores = std::vector<double>;
 
 // Attention that the window's queries give to each of the head's N rows: mean over W queries and the g query heads.
 // ih: the KV head. Empty when there is no window.
-Scores measure_attention(Backend& backend, const SelectLayer& layer, int ih);
+// evidence, if asked for: of each of the N rows, what the newest query gives it (mean over the g heads), and the most
+// that any query of any of them does.
+struct Evidence {
+  Scores last, most;
+};
+Scores measure_attention(Backend& backend, const SelectLayer& layer, int ih, Evidence* evidence = nullptr);
 // SnapKV: the first m of these, average-pooled (kernel odd, stride 1, zero padded, divisor always `kernel`).
 Scores score_attention(const Scores& row_attention, int64_t m, int kernel);
 
@@ -27,6 +32,10 @@ Diversity score_diversity(Backend& backend, const SelectLayer& layer, int ih, co
 Scores score_vnorm(Backend& backend, const SelectLayer& layer, int ih, const Scores& attention);
 // MixKV and its ablations. r: the head's redundancy, online or from a table.
 Scores mix_scores(Mix mix, const Scores& attention, const Scores& vnorm, const Scores& diversity, double r);
+// Mix::sharp: diversity times the root of importance, importance being sharp evidence (not the window's mean) and value
+// norm. All [m] but evidence [n].
+Scores score_sharp(const Scores& attention, const Evidence& evidence, const Scores& vnorm, const Scores& diversity,
+                   int kernel);
 
 // Baselines: later is better; a number drawn for each candidate.
 Scores score_streaming(int64_t m);

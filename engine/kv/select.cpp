@@ -40,7 +40,7 @@ struct Candidates {
 };
 
 Scores policy_score(Backend& backend, const SelectLayer& layer, const SelectParams& p, int ih, const Scores& attention,
-                    float* r) {
+                    const Evidence& evidence, float* r) {
   const HeadRows& head = layer.heads[static_cast<size_t>(ih)];
   const auto m = static_cast<int64_t>(attention.size());
   const Diversity diversity = score_diversity(backend, layer, ih, attention);
@@ -49,6 +49,7 @@ Scores policy_score(Backend& backend, const SelectLayer& layer, const SelectPara
   if (p.policy == Policy::streaming) return score_streaming(m);
   if (p.policy == Policy::random) return score_random(m, p.seed, layer.il, ih, m > 0 ? head.token_index.back() : 0);
   const Scores vnorm = score_vnorm(backend, layer, ih, attention);
+  if (p.mix == Mix::sharp) return score_sharp(attention, evidence, vnorm, diversity.score, p.kernel);
   return mix_scores(p.mix, attention, vnorm, diversity.score, static_cast<double>(*r));
 }
 
@@ -56,10 +57,11 @@ Candidates measure(Backend& backend, const SelectLayer& layer, const SelectParam
   const HeadRows& head = layer.heads[static_cast<size_t>(ih)];
   const int64_t n = head.rows.len, m = std::max<int64_t>(0, n - layer.window);
   Candidates c;
-  c.row_attention = measure_attention(backend, layer, ih);
+  Evidence evidence;
+  c.row_attention = measure_attention(backend, layer, ih, p.mix == Mix::sharp ? &evidence : nullptr);
   c.row_attention.resize(static_cast<size_t>(n), 0.0);
   const Scores attention = score_attention(c.row_attention, m, p.kernel);
-  const Scores score = policy_score(backend, layer, p, ih, attention, &c.r);
+  const Scores score = policy_score(backend, layer, p, ih, attention, evidence, &c.r);
   for (int64_t i = 0; i < n; ++i) {
     const auto token = static_cast<size_t>(head.token_index[static_cast<size_t>(i)]);
     const bool stays =

@@ -55,7 +55,7 @@ KvOptions read_options(StateReader& in) {
   o.budget.value = in.value<double>();
   if (!std::isfinite(o.budget.value)) in.bad("budget", 0, 0, INT64_MAX);
   o.policy = static_cast<Policy>(in.number("policy", 0, static_cast<int64_t>(Policy::random)));
-  o.mix = static_cast<Mix>(in.number("mix", 0, static_cast<int64_t>(Mix::mixkv)));
+  o.mix = static_cast<Mix>(in.number("mix", 0, static_cast<int64_t>(Mix::sharp)));
   o.window = static_cast<int>(in.number("window", 0, 1 << 20));
   o.sinks = static_cast<int>(in.number("sinks", 0, 1 << 24));
   o.scope = static_cast<Scope>(in.number("scope", 0, static_cast<int64_t>(Scope::image)));

@@ -9,7 +9,7 @@ from .check import MAX_INT32, integer, path_bytes
 from .errors import ArgumentError
 
 Policy = Literal["snapkv", "pyramidkv", "adakv", "sparsemm", "streaming", "random"]
-Mix = Literal["none", "vnorm", "keydiff", "fixed", "mixkv"]
+Mix = Literal["none", "vnorm", "keydiff", "fixed", "mixkv", "sharp"]
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,8 @@ class KV:
     budget: rows per KV head and layer on average, the window included: 256, "25%" of the prompt, "256MiB", or "auto"
         (what memory leaves). None keeps everything.
     policy: which score and which budget per head ("adakv" shares a layer's rows among its heads by score).
-    mix: importance mixed with diversity; "mixkv" weights them by each head's redundancy (arXiv 2510.20707).
+    mix: importance mixed with diversity; "mixkv" weights them by each head's redundancy (arXiv 2510.20707), "sharp"
+        multiplies diversity by what the last query and the sharpest one look at.
     window: last rows of the prompt, always kept; their queries score the others.
     sinks: first rows, always kept. scope: "image" lets only rows of pictures go.
     slack: rows a head may grow past its budget before it is evicted again.

@@ -34,10 +34,10 @@ TEST(bad_budgets_say_what_was_found) {
 TEST(names_there_and_back) {
   for (const char* name : {"snapkv", "pyramidkv", "adakv", "sparsemm", "streaming", "random"})
     CHECK_EQ(std::string(policy_name(policy_from_name(name))), name);
-  for (const char* name : {"none", "vnorm", "keydiff", "fixed", "mixkv"})
+  for (const char* name : {"none", "vnorm", "keydiff", "fixed", "mixkv", "sharp"})
     CHECK_EQ(std::string(mix_name(mix_from_name(name))), name);
   CHECK_THROWS(Error, "snapkv, pyramidkv, adakv, sparsemm, streaming, random", policy_from_name("SnapKV"));
-  CHECK_THROWS(Error, "none, vnorm, keydiff, fixed, mixkv", mix_from_name(""));
+  CHECK_THROWS(Error, "none, vnorm, keydiff, fixed, mixkv, sharp", mix_from_name(""));
   CHECK_THROWS(Error, "prompt, image", scope_from_name("text"));
   CHECK_THROWS(Error, "stop, evict, error", on_full_from_name("go"));
   CHECK_THROWS(Error, "f16, f32, q8_0, q4_0", kv_type_from_name("bf16"));

@@ -117,7 +117,7 @@ TEST(ties_go_to_the_lower_index) {
   Layer l({40}, 2, 8, 8);
   for (auto& x : l.k[0]) x = 1;
   for (auto& x : l.v[0]) x = 1;
-  for (const Mix mix : {Mix::none, Mix::vnorm, Mix::fixed, Mix::mixkv, Mix::keydiff}) {
+  for (const Mix mix : {Mix::none, Mix::vnorm, Mix::fixed, Mix::mixkv, Mix::keydiff, Mix::sharp}) {
     SelectParams p = params(Policy::snapkv, mix, 18);
     p.kernel = 1;
     const SelectResult r = select_rows(backend, l.layer, p);
@@ -144,6 +144,37 @@ TEST(attention_is_pooled_with_zeros_at_the_ends) {
   const double expected[] = {1, 1, 3, 2, 2, 2, 2};
   CHECK_EQ(pooled.size(), size_t{7});
   for (size_t i = 0; i < 7; ++i) CHECK_NEAR(pooled[i], expected[i], 1e-12);
+}
+
+TEST(evidence_is_of_the_newest_and_of_the_sharpest_query) {
+  FakeBackend backend;
+  Layer l({20}, 2, 4, 3, 5);
+  Evidence e;
+  const Scores mean = measure_attention(backend, l.layer, 0, &e);
+  CHECK_EQ(mean, measure_attention(backend, l.layer, 0));
+  Matrix probs(6, 20);  // head major: queries 0 to 2 of the first head, then of the second
+  backend.window_attention(probs.view(), ConstMat(l.q[0].data(), 6, 4), l.heads[0].rows, KvType::F32,
+                           std::vector<int64_t>{18, 19, 20}, l.layer.scale, 0);
+  for (int64_t j = 0; j < 20; ++j) {
+    const auto at = static_cast<size_t>(j);
+    const auto p = [&](int64_t i) { return static_cast<double>(probs.view().row(i)[j]); };
+    CHECK_NEAR(e.last[at], (p(2) + p(5)) / 2, 1e-12);
+    double most = 0;
+    for (int64_t i = 0; i < 6; ++i) most = std::max(most, p(i));
+    CHECK_NEAR(e.most[at], most, 0);
+  }
+}
+
+TEST(sharp_is_the_root_of_importance_times_diversity) {
+  // Evidence brought to the mean of attention, 2: last (0, 4, 4, 0), most (8, 0, 0, 0) -> halves (0, 2, 2, 0) and
+  // (4, 0, 0, 0); value norms on top.
+  const Scores attention{2, 2, 2, 2}, vnorm{0, 2, 7, 0}, diversity{3, 1, 2, 9};
+  const Evidence evidence{{0, 0.1, 0.1, 0, 9}, {0.7, 0, 0, 0, 9}};  // the window's row doesn't count
+  const Scores score = score_sharp(attention, evidence, vnorm, diversity, 1);
+  const double expected[] = {6, 2, 6, 0};
+  CHECK_EQ(score.size(), size_t{4});
+  for (size_t i = 0; i < 4; ++i) CHECK_NEAR(score[i], expected[i], 1e-12);
+  for (const double x : score_sharp(attention, {}, Scores(4, 0.0), diversity, 1)) CHECK_EQ(x, 0.0);
 }
 
 TEST(redundancy_is_the_mean_pairwise_cosine) {

@@ -164,6 +164,8 @@ def test_an_interrupted_run_goes_on(questions: Path, tmp_path: Path) -> None:
     resumed = go(part)
     assert resumed[0]["cells"]["full/none/all"]["evict_ms"] == -1
     assert without_times(resumed) == without_times(whole)
+    assert len(go(part, protocols=["after"])) == 4  # kept, but not in the table
+    assert list(json.loads((part / "results.json").read_text())["protocols"]) == ["after"]
     with pytest.raises(foveal.ArgumentError, match="other settings"):
         go(part, budgets=["25"])
 

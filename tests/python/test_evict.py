@@ -62,11 +62,47 @@ def test_online_redundancy_is_the_mean_pairwise_cosine():
 
 
 @pytest.mark.parametrize("policy", ["snapkv", "pyramidkv", "adakv", "streaming", "random"])
-@pytest.mark.parametrize("mix", list(MIXES.values()))
+@pytest.mark.parametrize("mix", [*MIXES.values(), "sharp"])
 def test_a_budget_that_covers_all_keeps_all(policy, mix):
     k, v, q = inputs(CASES[0])
     for rows in foveal.evict.select(k, v, q, budget=k.shape[1], policy=policy, mix=mix, il=1, n_layer=3):
         assert rows.tolist() == list(range(k.shape[1]))
+
+
+def sharp_rows(k, v, q, budget, window=32, kernel=5):
+    """Mix "sharp" in numpy, in float64: rows kept by each KV head."""
+    kept, (n_head_kv, n, d), m = [], k.shape, k.shape[1] - window
+    for ih, group in enumerate(np.split(q.astype(np.float64), n_head_kv)):
+        scores = group @ k[ih].astype(np.float64).T / np.sqrt(d)  # [g, window, n]
+        scores = np.where(np.arange(n) > m + np.arange(window)[:, None], -np.inf, scores)
+        p = np.exp(scores - scores.max(-1, keepdims=True))
+        p /= p.sum(-1, keepdims=True)
+
+        def pool(x):
+            return np.convolve(x[:m], np.ones(kernel) / kernel, "same")
+
+        def at(x, mean):
+            return x * mean / x.mean()
+
+        def stretched(x):
+            return (x - x.min()) / (x.max() - x.min())
+
+        mean = pool(p.mean((0, 1))).mean()
+        unit = k[ih] / np.linalg.norm(k[ih], axis=-1, keepdims=True)
+        diversity = at(stretched(-(unit @ unit.mean(0))[:m]), mean)
+        vnorm = at(stretched(np.linalg.norm(v[ih, :m], axis=-1)), mean)
+        evidence = (at(pool(p[:, -1].mean(0)), mean) + at(pool(p.max((0, 1))), mean)) / 2
+        best = np.argsort(-np.sqrt(evidence + vnorm) * diversity, kind="stable")[: budget - window]
+        kept.append(sorted(best.tolist()) + list(range(m, n)))
+    return kept
+
+
+@pytest.mark.parametrize("budget", [40, 64, 128])
+def test_sharp_equals_its_definition(budget):
+    for case in {c["inputs"]: c for c in CASES}.values():
+        k, v, q = inputs(case)
+        kept = foveal.evict.select(k, v, q, budget=budget, policy="snapkv", mix="sharp")
+        assert [rows.tolist() for rows in kept] == sharp_rows(k, v, q, budget)
 
 
 def test_the_window_and_the_sinks_stay():
@@ -99,7 +135,7 @@ def test_random_follows_its_seed():
         ({"budget": 0}, "budget"),
         ({"policy": "sparsemm"}, "head"),
         ({"policy": "SnapKV"}, "snapkv, pyramidkv, adakv, sparsemm, streaming, random"),
-        ({"mix": "other"}, "none, vnorm, keydiff, fixed, mixkv"),
+        ({"mix": "other"}, "none, vnorm, keydiff, fixed, mixkv, sharp"),
         ({"kernel": 4}, "odd"),
         ({"il": 1}, "il"),
         ({"head_weight": [0.5]}, "head_weight"),

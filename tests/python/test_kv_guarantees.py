@@ -40,7 +40,7 @@ OPTIONS = st.fixed_dictionaries(
     {
         "budget": st.one_of(ROWS, st.sampled_from(["30%", "150KiB", "auto"])),
         "policy": st.sampled_from(["snapkv", "pyramidkv", "adakv", "streaming", "random"]),
-        "mix": st.sampled_from(["none", "fixed", "mixkv"]),
+        "mix": st.sampled_from(["none", "fixed", "mixkv", "sharp"]),
         "sinks": st.integers(0, 3),
         "scope": st.sampled_from(["prompt", "prompt", "image"]),
         "dtype": st.sampled_from(["f16", "f16", "q8_0"]),

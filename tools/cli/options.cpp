@@ -179,7 +179,7 @@ const std::vector<Flag>& flags() {
        [](const Given& g) { g.o.kv.budget = parse_budget(g.value); }},
       {"--kv-policy", "NAME", KEEP, "snapkv, pyramidkv, adakv, sparsemm, streaming, random (adakv)",
        [](const Given& g) { g.o.kv.policy = policy_from_name(g.value); }},
-      {"--kv-mix", "NAME", KEEP, "none, vnorm, keydiff, fixed, mixkv (mixkv)",
+      {"--kv-mix", "NAME", KEEP, "none, vnorm, keydiff, fixed, mixkv, sharp (mixkv)",
        [](const Given& g) { g.o.kv.mix = mix_from_name(g.value); }},
       {"--kv-window", "N", KEEP, "last rows, always kept, whose queries score the others (32)",
        [](const Given& g) { g.o.kv.window = g.count(); }},

@@ -1,4 +1,4 @@
-"""Whether llama.cpp gives the same answers with the same GGUF pair: peer.py -m MODEL --mmproj FILE --cli llama-mtmd-cli.
+"""Whether llama.cpp gives the same answers with the same GGUF pair: peer.py -m MODEL --mmproj FILE --cli PROGRAM.
 
 Both answer greedily with the whole cache; the built-in pages are asked about. A Markdown table goes to stdout, answers
 that differ to stderr. --output keeps both programs' answers, so that an interrupted run goes on.

@@ -74,11 +74,12 @@ class Worker:
         order = sorted(range(len(self.items)), key=lambda i: (i % per, i // per))
         return [(i, protocol) for i in order for protocol in self.o.protocols]
 
-    def run(self, job: tuple[int, str], done: frozenset[tuple[str, str, str]]) -> dict[str, Any] | None:
+    def run(self, job: tuple[int, str], done: frozenset[tuple[str, str, str]]) -> dict[str, Any]:
+        """The item's cells; what is done already comes back without them."""
         index, protocol = job
         item = self.items[index]()
         if (item.task, item.key, protocol) in done:
-            return None
+            return {"task": item.task, "key": item.key, "protocol": protocol}
         check = index % max(1, self.o.count) < self.o.check
         return measure(self.model, item, self.arms, protocol, self.o.window, self.o.tables, check)
 
@@ -108,7 +109,7 @@ def settings(o: Options, worker: Worker) -> dict[str, Any]:
 
 
 def measured(o: Options, worker: Worker, store: Store, jobs: int, start: Callable[..., Any], task: Callable[..., Any]
-             ) -> Iterator[dict[str, Any] | None]:  # fmt: skip
+             ) -> Iterator[dict[str, Any]]:  # fmt: skip
     """Results as they come, in this process or in several; start and task are importable names for those."""
     done, todo = frozenset(store.done), worker.jobs()
     if jobs == 1:
@@ -127,15 +128,18 @@ def run(o: Options, jobs: int, start: Callable[..., Any], task: Callable[..., An
     worker = Worker(o)
     folder = Path(o.output)
     store = Store(folder / "items.jsonl", settings(o, worker))
+    wanted = set()  # the file may hold more than this run asks for
     try:
         total = len(worker.items) * len(o.protocols)
         for i, result in enumerate(measured(o, worker, store, jobs, start, task)):
-            if result is not None:
+            wanted.add((result["task"], result["key"], result["protocol"]))
+            if "cells" in result:
                 store.add(result)
             step(f"{i + 1} of {total} items", (i + 1) / total)
     finally:
         store.close()
-    return write(folder, o.command, store.settings, store.results, worker.arms)
+    results = [r for r in store.results if (r["task"], r["key"], r["protocol"]) in wanted]
+    return write(folder, o.command, store.settings, results, worker.arms)
 
 
 def write(

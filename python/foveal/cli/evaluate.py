@@ -13,10 +13,15 @@ from .setup import Steps
 DEFAULTS = {
     "count": 200,
     "policies": "full,random,streaming,snapkv,pyramidkv,adakv,sparsemm",
-    "mixes": "none,mixkv,vnorm,keydiff,fixed",
+    "mixes": "none,mixkv,sharp,vnorm,keydiff,fixed",
     "budgets": "64,128,256,512,5%,10%,20%",
 }
-QUICK = {"count": 20, "policies": "full,random,streaming,snapkv,adakv", "mixes": "none,mixkv", "budgets": "64,128"}
+QUICK = {
+    "count": 20,
+    "policies": "full,random,streaming,snapkv,adakv",
+    "mixes": "none,mixkv,sharp",
+    "budgets": "64,128",
+}
 _worker: Any = None
 _done: Any = None
 

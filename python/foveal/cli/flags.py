@@ -120,7 +120,7 @@ FLAGS = (
         default="adakv",
         metavar="NAME",
     ),
-    Flag(("--kv-mix",), KEEP, "none, vnorm, keydiff, fixed, mixkv", default="mixkv", metavar="NAME"),
+    Flag(("--kv-mix",), KEEP, "none, vnorm, keydiff, fixed, mixkv, sharp", default="mixkv", metavar="NAME"),
     Flag(("--kv-window",), KEEP, "last rows, always kept, whose queries score the others", integer(0), 32),
     Flag(("--kv-sinks",), KEEP, "first rows, always kept", integer(0), 0),
     Flag(("--kv-scope",), KEEP, "prompt, or image: only rows of pictures may go", default="prompt", metavar="NAME"),
