@@ -31,6 +31,9 @@ enum class Act : int32_t { silu, gelu_tanh, gelu_erf, gelu_quick };
 enum class RowType : int32_t { F32 = 0, F16 = 1, Q4_0 = 2, Q8_0 = 8 };  // ids as in ggml; blocks of 32 for Q4_0, Q8_0
 
 // Bytes of n elements (n a multiple of 32 for the block types).
+#ifdef __CUDACC__
+__host__ __device__
+#endif
 constexpr int64_t row_bytes(RowType type, int64_t n) {
   return type == RowType::F32    ? 4 * n
          : type == RowType::F16  ? 2 * n
