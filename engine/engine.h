@@ -23,6 +23,7 @@
 namespace foveal {
 
 const char* version();
+std::vector<std::string> list_devices();  // a line each, as --list-devices prints them
 
 // ------------------------------------------------------------------------------------------------ model
 
@@ -32,8 +33,8 @@ using Progress = std::function<void(const char* what, float share)>;
 
 struct ModelOptions {
   std::string mmproj;                              // "" = text only
-  std::string device = "auto";                     // "auto" | "cpu" | "cuda"
-  int gpu_layers = -1;                             // -1 = auto
+  std::string device = "auto";                     // "auto" | "cpu" | "cuda" | "cuda:N"
+  int gpu_layers = -1;                             // the last layers go to the GPU; -1 = as many as fit
   int threads = 0;                                 // 0 = physical cores
   int image_min_tokens = 0, image_max_tokens = 0;  // 0 = the file's or the family's own limits
   Progress progress;
@@ -47,6 +48,7 @@ struct VisionInfo {
 
 struct ModelInfo {
   std::string arch, name, file_type, backend;
+  std::string placement;  // which layers are on which GPU and what they need there; "" when no GPU was looked at
   int n_layer = 0, n_head = 0, n_head_kv = 0, head_dim = 0, n_embd = 0, n_vocab = 0, n_ctx_train = 0;
   std::vector<int> sliding_window;  // [n_layer] rows that a layer sees; 0: everything (and it may be evicted)
   uint64_t bytes = 0;               // of the file(s)

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <span>
 #include <string>
@@ -44,6 +45,16 @@ class Backend {
   virtual ~Backend() = default;
   virtual std::string name() const = 0;  // "cpu (avx512, 2 threads)"
 
+  // ---- memory
+  // Where weights, hidden states and KV rows of this backend live. nullptr: the heap, which all may read and write.
+  // Otherwise only the backend's own calls may follow those pointers; what is meant for the host is marked below.
+  virtual Memory* memory() { return nullptr; }
+  // Bytes that could still be allocated there; 0 for the heap.
+  virtual uint64_t free_bytes() { return 0; }
+  virtual void copy_in(void* to, const void* host, size_t bytes) { std::memcpy(to, host, bytes); }
+  virtual void copy_out(void* host, const void* from, size_t bytes) { std::memcpy(host, from, bytes); }
+  virtual void copy(void* to, const void* from, size_t bytes) { std::memmove(to, from, bytes); }  // inside it
+
   // ---- weights
   // Stacks the tensors by rows; all have the same cols. The file's mapping must outlive the Weight.
   virtual WeightPtr load_matrix(std::span<const TensorInfo* const> parts) = 0;
@@ -61,6 +72,8 @@ class Backend {
   virtual void embed_rows(Mat out, const Weight& w, std::span<const int32_t> ids) = 0;
   // out = x W^T (+ bias[rows]); x [T, cols], out [T, rows]. out may not overlap x.
   virtual void matmul(Mat out, const Weight& w, ConstMat x, const float* bias = nullptr) = 0;
+  // The same into host memory, `out` contiguous: logits.
+  virtual void matmul_out(Mat out, const Weight& w, ConstMat x, const float* bias) { matmul(out, w, x, bias); }
   virtual void rms_norm(Mat out, ConstMat x, const float* w, float eps) = 0;  // out may be x
   virtual void layer_norm(Mat out, ConstMat x, const float* w, const float* b, float eps) = 0;
   virtual void add(Mat x, ConstMat y, const float* scale = nullptr) = 0;  // x += y (* scale[cols])
@@ -75,7 +88,8 @@ class Backend {
   // One layer's prefill. q [T, n_head*D]; heads: n_head_kv F32 heads with rows [past | new], each of its own length
   // (past differs a head, the T new rows are the last of each). Query i sees, in head h, rows [lo[i], past_h + hi[i])
   // (lo counts from the head's first row and is nullptr when all rows are visible; hi[i] in 1..T).
-  // out [T, n_head*D]. Online softmax over fixed tiles of keys: a row's result doesn't depend on T.
+  // lo and hi are in host memory. out [T, n_head*D]. Online softmax over fixed tiles of keys: a row's result doesn't
+  // depend on T.
   virtual void attend_prefill(Mat out, ConstMat q, std::span<const KvHead> heads, int64_t n_new, const int32_t* lo,
                               const int32_t* hi, int64_t head_dim, const AttendParams& p) = 0;
   // One decoded token. q [1, n_head*D]; every head of its own length; each kept row is read once for the group of
@@ -94,7 +108,7 @@ class Backend {
   virtual void gather_slots(KvHead dst, KvType dst_type, KvHead src, KvType src_type, std::span<const int32_t> slots,
                             int64_t head_dim) = 0;
 
-  // ---- measurements for eviction (float32, one KV head; K [N][D] of `type`)
+  // ---- measurements for eviction (float32, one KV head; K [N][D] of `type`). Queries and results are in host memory.
   // probs [g*W, N]: softmax(q K^T * scale) for the g query heads of this KV head and W window queries,
   // q [g*W, D] (query head major). Query w of the window sees rows [0, visible[w]).
   virtual void window_attention(Mat probs, ConstMat q, KvHead head, KvType type, std::span<const int64_t> visible,

@@ -31,14 +31,26 @@ struct View {
 using Mat = View<float>;
 using ConstMat = View<const float>;
 
-// 64-byte aligned storage; contents are not initialised.
+// Memory that isn't the heap's, such as a GPU's: its pointers mean something to whoever gave them only.
+class Memory {
+ public:
+  virtual ~Memory() = default;
+  virtual void* allocate(size_t bytes) = 0;  // at least 64-byte aligned; throws when there is none
+  virtual void release(void* p) noexcept = 0;
+};
+
+// 64-byte aligned storage, of the heap or of `memory` (which must outlive it); contents are not initialised.
 template <class T>
 class Buffer {
  public:
   Buffer() = default;
-  explicit Buffer(size_t n) : size_(n) {
+  explicit Buffer(size_t n, Memory* memory = nullptr) : data_(nullptr, Free{memory}), size_(n) {
     if (n == 0) return;
     if (n > (SIZE_MAX - 63) / sizeof(T)) throw std::bad_alloc();
+    if (memory) {
+      data_.reset(static_cast<T*>(memory->allocate(n * sizeof(T))));
+      return;
+    }
     data_.reset(static_cast<T*>(std::aligned_alloc(64, (n * sizeof(T) + 63) / 64 * 64)));
     if (!data_) throw std::bad_alloc();
   }
@@ -51,7 +63,14 @@ class Buffer {
 
  private:
   struct Free {
-    void operator()(T* p) const { std::free(p); }
+    Memory* memory = nullptr;
+    void operator()(T* p) const {
+      if (memory) {
+        memory->release(const_cast<std::remove_const_t<T>*>(p));
+      } else {
+        std::free(p);
+      }
+    }
   };
   std::unique_ptr<T, Free> data_;
   size_t size_ = 0;
@@ -61,7 +80,8 @@ class Buffer {
 class Matrix {
  public:
   Matrix() = default;
-  Matrix(int64_t rows, int64_t cols) : buffer_(static_cast<size_t>(rows * cols)), rows_(rows), cols_(cols) {}
+  Matrix(int64_t rows, int64_t cols, Memory* memory = nullptr)
+      : buffer_(static_cast<size_t>(rows * cols), memory), rows_(rows), cols_(cols) {}
   Mat view() { return Mat(buffer_.data(), rows_, cols_); }
   ConstMat view() const { return ConstMat(buffer_.data(), rows_, cols_); }
   int64_t rows() const { return rows_; }

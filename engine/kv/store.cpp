@@ -1,6 +1,7 @@
 // One reservation of addresses for all (layer, KV head): K rows, V rows, token indices, each a region of whole pages
 // that grows from its start. Pages cost memory once rows are written; the system gets them back when rows go. One
-// mapping for all, because the system limits how many a process may have and sessions are forked.
+// mapping for all, because the system limits how many a process may have and sessions are forked. Heads in a backend's
+// own memory have their K and V rows in one block there, a whole number of steps long.
 #include "engine/kv/store.h"
 
 #include <sys/mman.h>
@@ -42,10 +43,16 @@ size_t whole_pages(size_t bytes) {
   return (bytes + page_size() - 1) / page_size() * page_size();
 }
 
+// Rows of a block that holds `rows` rows outside of the host's memory.
+constexpr int64_t kBlockStep = 64;
+int64_t block_rows(int64_t rows) {
+  return (rows + kBlockStep - 1) / kBlockStep * kBlockStep;
+}
+
 }  // namespace
 
 struct KvStore::Impl {
-  Impl(const KvShape& s, Backend& b);
+  Impl(const KvShape& s, std::vector<Backend*> b);
   ~Impl() { munmap(base, reserved); }
 
   enum Part { keys, values, indices };
@@ -59,11 +66,17 @@ struct KvStore::Impl {
   int32_t* index(size_t head) const { return reinterpret_cast<int32_t*>(region(head, indices)); }
   // Counts exactly the pages of `rows` rows as ours; those beyond go back to the system.
   void commit(size_t head, int64_t rows);
+  // Moves the head's rows to a block for `rows` rows where theirs is too small, or larger by more than a step.
+  void resize_block(size_t head, int64_t rows);
+  Backend& backend_of(size_t head) const { return *backends[head / static_cast<size_t>(heads_kv)]; }
+  bool outside(size_t head) const { return backend_of(head).memory() != nullptr; }
   // Rows `slots` of float32 src, rotated and quantised.
   void rotate_into(KvHead dst, const KvShape& shape, KvHead src, std::span<const int32_t> slots);
   void count_peak() { peak = std::max(peak, committed + other); }
 
-  Backend& backend;
+  std::vector<Backend*> backends;       // [n_layer]
+  std::vector<Buffer<uint8_t>> blocks;  // [n_layer * n_head_kv], empty on the host
+  std::vector<int64_t> blocks_rows;     // rows that each has room for
   size_t row = 0, part_stride = 0, index_stride = 0, head_stride = 0, reserved = 0;
   int heads_kv = 0;
   int64_t max_rows = 0;
@@ -84,6 +97,7 @@ void KvStore::Impl::rotate_into(KvHead dst, const KvShape& shape, KvHead src, st
   for (size_t at = 0; at < slots.size(); at += kRows) {
     const auto part = slots.subspan(at, std::min(kRows, slots.size() - at));
     const KvHead room{rotation.data(), rotation.data() + kRows * dim, static_cast<int64_t>(part.size())};
+    Backend& backend = *backends.front();  // of the host: rotated rows are nowhere else
     backend.gather_slots(room, KvType::F32, src, KvType::F32, part, shape.head_dim);
     const auto numbers = static_cast<int64_t>(part.size() * dim);
     hadamard(rotation.data(), numbers, shape.head_dim);
@@ -93,7 +107,8 @@ void KvStore::Impl::rotate_into(KvHead dst, const KvShape& shape, KvHead src, st
   }
 }
 
-KvStore::Impl::Impl(const KvShape& s, Backend& b) : backend(b), heads_kv(s.n_head_kv), max_rows(s.max_rows) {
+KvStore::Impl::Impl(const KvShape& s, std::vector<Backend*> b)
+    : backends(std::move(b)), heads_kv(s.n_head_kv), max_rows(s.max_rows) {
   if (s.n_layer < 1 || s.n_head_kv < 1 || s.head_dim < 1 || s.max_rows < 1 || s.max_rows > int64_t{1} << 40)
     fail(ErrorCode::invalid_argument, "kv store: found ", s.n_layer, " layers, ", s.n_head_kv, " heads of ", s.head_dim,
          ", ", s.max_rows, " rows, expected at least 1 of each");
@@ -101,6 +116,10 @@ KvStore::Impl::Impl(const KvShape& s, Backend& b) : backend(b), heads_kv(s.n_hea
   if (blocks && s.head_dim % 32 != 0)
     fail(ErrorCode::unsupported, "kv dtype q8_0 and q4_0 need a head size that is a multiple of 32, found ",
          s.head_dim);
+  for (Backend* backend : backends)
+    if (blocks && backend->memory())
+      fail(ErrorCode::unsupported, "kv dtype q8_0 and q4_0 are for layers on the CPU, found layers on ",
+           backend->name(), "; use dtype f16 or gpu_layers 0");
   row = row_size(s.type, s.head_dim);
   const size_t count = static_cast<size_t>(s.n_layer) * static_cast<size_t>(s.n_head_kv);
   part_stride = whole_pages(static_cast<size_t>(max_rows) * row);
@@ -117,13 +136,42 @@ KvStore::Impl::Impl(const KvShape& s, Backend& b) : backend(b), heads_kv(s.n_hea
   reserved = *total;
   views.resize(count);
   room.assign(count, 0);
-  for (size_t head = 0; head < count; ++head) views[head] = {region(head, keys), region(head, values), 0};
+  this->blocks.resize(count);
+  blocks_rows.assign(count, 0);
+  for (size_t head = 0; head < count; ++head)
+    if (!outside(head)) views[head] = {region(head, keys), region(head, values), 0};
+}
+
+void KvStore::Impl::resize_block(size_t head, int64_t rows) {
+  const int64_t then = block_rows(rows), now = blocks_rows[head];
+  if (then <= now && now - then <= kBlockStep && (rows > 0 || now == 0)) return;
+  Backend& backend = backend_of(head);
+  const auto half = static_cast<size_t>(then) * row;
+  KvHead& view = views[head];
+  Buffer<uint8_t> block;
+  if (then > 0) {
+    block = Buffer<uint8_t>(2 * half, backend.memory());
+    const auto bytes = static_cast<size_t>(std::min(view.len, then)) * row;
+    if (bytes > 0) {
+      backend.copy(block.data(), view.k, bytes);
+      backend.copy(block.data() + half, view.v, bytes);
+    }
+  }
+  committed += 2 * half;
+  count_peak();  // for a moment both blocks are held
+  committed -= 2 * static_cast<size_t>(now) * row;
+  this->blocks[head] = std::move(block);
+  blocks_rows[head] = then;
+  view.k = this->blocks[head].data();
+  view.v = this->blocks[head].data() + half;
 }
 
 void KvStore::Impl::commit(size_t head, int64_t rows) {
   if (rows > max_rows)
     fail(ErrorCode::context_full, "kv store: a head would hold ", rows, " rows, room was reserved for ", max_rows);
+  if (outside(head)) resize_block(head, rows);
   for (const Part part : {keys, values, indices}) {
+    if (part != indices && outside(head)) continue;
     const size_t now = whole_pages(static_cast<size_t>(room[head]) * part_row(part));
     const size_t then = whole_pages(static_cast<size_t>(rows) * part_row(part));
     if (then < now) madvise(region(head, part) + then, now - then, MADV_DONTNEED);
@@ -134,8 +182,14 @@ void KvStore::Impl::commit(size_t head, int64_t rows) {
 }
 
 KvStore::KvStore(const KvShape& shape, Backend& backend)
-    : shape_(shape), impl_(std::make_unique<Impl>(shape, backend)) {}
+    : KvStore(shape, std::vector<Backend*>(static_cast<size_t>(std::max(shape.n_layer, 0)), &backend)) {}
+KvStore::KvStore(const KvShape& shape, std::vector<Backend*> backends)
+    : shape_(shape), impl_(std::make_unique<Impl>(shape, std::move(backends))) {}
 KvStore::~KvStore() = default;
+
+Backend& KvStore::backend(int il) const {
+  return *impl_->backends[static_cast<size_t>(il)];
+}
 
 std::span<const KvHead> KvStore::heads(int il) const {
   return {impl_->views.data() + impl_->at(il, 0), static_cast<size_t>(shape_.n_head_kv)};
@@ -173,9 +227,9 @@ void KvStore::append(int il, ConstMat k, ConstMat v, int32_t first_index) {
       std::copy_n(v.row(i), v.cols, turned[1].row(i));
     }
     hadamard(room.data(), static_cast<int64_t>(2 * n), shape_.head_dim);
-    impl_->backend.append_kv(heads(il), shape_.type, turned[0], turned[1], shape_.head_dim);
+    backend(il).append_kv(heads(il), shape_.type, turned[0], turned[1], shape_.head_dim);
   } else {
-    impl_->backend.append_kv(heads(il), shape_.type, k, v, shape_.head_dim);
+    backend(il).append_kv(heads(il), shape_.type, k, v, shape_.head_dim);
   }
   for (int ih = 0; ih < shape_.n_head_kv; ++ih) {
     const size_t head = impl_->at(il, ih);
@@ -193,7 +247,7 @@ void KvStore::assign(int il, int ih, KvHead src, KvType src_type, std::span<cons
   if (rotated() && src_type == KvType::F32) {
     impl_->rotate_into(impl_->views[head], shape_, src, slots);
   } else {
-    impl_->backend.gather_slots(impl_->views[head], shape_.type, src, src_type, slots, shape_.head_dim);
+    backend(il).gather_slots(impl_->views[head], shape_.type, src, src_type, slots, shape_.head_dim);
   }
   for (size_t j = 0; j < slots.size(); ++j) impl_->index(head)[j] = src_index[static_cast<size_t>(slots[j])];
   impl_->views[head].len = rows;
@@ -206,11 +260,34 @@ void KvStore::compact(int il, int ih, std::span<const int32_t> slots) {
 
 void KvStore::read(int il, int ih, KvHead dst, std::span<const int32_t> slots) const {
   const KvHead& from = impl_->views[impl_->at(il, ih)];
-  impl_->backend.gather_slots(dst, KvType::F32, from, shape_.type, slots, shape_.head_dim);
+  backend(il).gather_slots(dst, KvType::F32, from, shape_.type, slots, shape_.head_dim);
   if (!rotated()) return;
   const auto n = static_cast<int64_t>(slots.size()) * shape_.head_dim;
   hadamard(static_cast<float*>(dst.k), n, shape_.head_dim);
   hadamard(static_cast<float*>(dst.v), n, shape_.head_dim);
+}
+
+void KvStore::read_out(int il, int ih, KvHead host, std::span<const int32_t> slots) const {
+  Memory* memory = backend(il).memory();
+  if (!memory) return read(il, ih, host, slots);
+  const size_t n = slots.size() * static_cast<size_t>(shape_.head_dim);
+  Buffer<float> k(n, memory), v(n, memory);
+  read(il, ih, {k.data(), v.data(), static_cast<int64_t>(slots.size())}, slots);
+  backend(il).copy_out(host.k, k.data(), k.bytes());
+  backend(il).copy_out(host.v, v.data(), v.bytes());
+}
+
+void KvStore::copy_in(int il, int ih, KvHead src, std::span<const int32_t> src_index) {
+  const size_t head = impl_->at(il, ih), bytes = static_cast<size_t>(src.len) * impl_->row;
+  KvHead& view = impl_->views[head];
+  view.len = 0;
+  impl_->commit(head, src.len);
+  if (bytes > 0) {
+    backend(il).copy_in(view.k, src.k, bytes);
+    backend(il).copy_in(view.v, src.v, bytes);
+  }
+  std::copy(src_index.begin(), src_index.end(), impl_->index(head));
+  view.len = src.len;
 }
 
 void KvStore::truncate(int32_t first_dropped_index) {
@@ -225,14 +302,17 @@ void KvStore::truncate(int32_t first_dropped_index) {
 }
 
 std::unique_ptr<KvStore> KvStore::clone() const {
-  auto copy = std::make_unique<KvStore>(shape_, impl_->backend);
+  auto copy = std::make_unique<KvStore>(shape_, impl_->backends);
   for (size_t head = 0; head < impl_->views.size(); ++head) {
     const KvHead& from = impl_->views[head];
     KvHead& to = copy->impl_->views[head];
     copy->impl_->commit(head, from.len);
     const auto rows = static_cast<size_t>(from.len);
-    std::memcpy(to.k, from.k, rows * impl_->row);
-    std::memcpy(to.v, from.v, rows * impl_->row);
+    if (rows > 0) {
+      Backend& backend = impl_->backend_of(head);
+      backend.copy(to.k, from.k, rows * impl_->row);
+      backend.copy(to.v, from.v, rows * impl_->row);
+    }
     std::memcpy(copy->impl_->index(head), impl_->index(head), rows * sizeof(int32_t));
     to.len = from.len;
   }
@@ -260,7 +340,9 @@ size_t KvStore::row_bytes() const {
 }
 
 size_t KvStore::head_bytes(int64_t rows) const {
-  return 2 * whole_pages(static_cast<size_t>(rows) * impl_->row) +
+  const bool any_outside = impl_->backends.front()->memory() || impl_->backends.back()->memory();
+  const size_t block = any_outside ? static_cast<size_t>(block_rows(rows) + kBlockStep) * impl_->row : 0;
+  return 2 * std::max(block, whole_pages(static_cast<size_t>(rows) * impl_->row)) +
          whole_pages(static_cast<size_t>(rows) * sizeof(int32_t));
 }
 

@@ -1,5 +1,6 @@
-// The KV cache: per layer and KV head its own rows [slot][head_dim] of K and V, each with its token index. Addresses
-// are reserved once, pages committed as rows arrive and given back to the system after eviction.
+// The KV cache: per layer and KV head its own rows [slot][head_dim] of K and V, each with its token index. On the host
+// addresses are reserved once, pages committed as rows arrive and given back to the system after eviction; in a
+// backend's own memory every head has a block that is replaced as it grows and shrinks. Token indices are on the host.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +20,8 @@ struct KvShape {
 
 class KvStore {
  public:
-  KvStore(const KvShape& shape, Backend& backend);  // out_of_memory when the addresses can't be reserved
+  KvStore(const KvShape& shape, Backend& backend);                // out_of_memory when the addresses can't be reserved
+  KvStore(const KvShape& shape, std::vector<Backend*> backends);  // [n_layer]: whose memory a layer's rows are in
   ~KvStore();
   KvStore(const KvStore&) = delete;
   KvStore& operator=(const KvStore&) = delete;
@@ -39,15 +41,19 @@ class KvStore {
   void assign(int il, int ih, KvHead src, KvType src_type, std::span<const int32_t> slots,
               std::span<const int32_t> src_index);
   void compact(int il, int ih, std::span<const int32_t> slots);  // keep only these slots
-  // All rows of a head as float32 into dst [len][D] each.
+  // Rows `slots` of a head as float32 into dst [slots][D] each, in the memory of the layer's backend.
   void read(int il, int ih, KvHead dst, std::span<const int32_t> slots) const;
+  void read_out(int il, int ih, KvHead host, std::span<const int32_t> slots) const;  // the same into host memory
+  // Rows of a session file: like assign() of all of src, which is host memory and of the store's type.
+  void copy_in(int il, int ih, KvHead src, std::span<const int32_t> src_index);
+  Backend& backend(int il) const;
   // Rows of the quantised types are held rotated (hadamard.h): so must the queries be that meet them, and so comes out
   // what is mixed from values.
   bool rotated() const { return shape_.type == KvType::Q8_0 || shape_.type == KvType::Q4_0; }
   void truncate(int32_t first_dropped_index);  // drop every row whose token index is >= this
   std::unique_ptr<KvStore> clone() const;
 
-  // Memory is counted as the system gives it, in whole pages, the token indices (4 bytes a row) included.
+  // Memory is counted as the system gives it, in whole pages or blocks, the token indices (4 bytes a row) included.
   size_t bytes() const;       // committed now
   size_t peak_bytes() const;  // most that was ever committed, other_bytes included
   // The layer being prefilled (float32) is counted here too while it is alive.

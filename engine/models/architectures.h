@@ -8,7 +8,7 @@ namespace foveal {
 struct Architecture {
   const char* name;  // general.architecture
   TextParams (*read_params)(const Gguf& file);
-  std::unique_ptr<TextModel> (*load)(std::shared_ptr<const Gguf> file, Backend& backend);
+  std::unique_ptr<TextModel> (*load)(std::shared_ptr<const Gguf> file, Backend& backend, ModelPart part);
 };
 
 }  // namespace foveal

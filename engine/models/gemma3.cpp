@@ -50,11 +50,11 @@ TextParams read_params(const Gguf& file) {
 
 class Gemma3 final : public TextModel {
  public:
-  Gemma3(std::shared_ptr<const Gguf> file, Backend& backend)
+  Gemma3(std::shared_ptr<const Gguf> file, Backend& backend, ModelPart part)
       : TextModel(read_params(*file)),
         file_(std::move(file)),
         backend_(backend),
-        weights_(*file_, backend, params_),
+        weights_(*file_, backend, params_, part),
         rope_everywhere_(read_rope_params(*file_, params_)),
         rope_local_(local_rope(*file_, params_)),
         softcap_(static_cast<float>(file_->find_float(params_.arch + ".final_logit_softcapping", 0, 1e6).value_or(0))) {
@@ -105,8 +105,8 @@ class Gemma3 final : public TextModel {
   float softcap_;  // of the logits; 0: none
 };
 
-std::unique_ptr<TextModel> load(std::shared_ptr<const Gguf> file, Backend& backend) {
-  return std::make_unique<Gemma3>(std::move(file), backend);
+std::unique_ptr<TextModel> load(std::shared_ptr<const Gguf> file, Backend& backend, ModelPart part) {
+  return std::make_unique<Gemma3>(std::move(file), backend, part);
 }
 
 }  // namespace

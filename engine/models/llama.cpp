@@ -17,11 +17,11 @@ TextParams read_params(const Gguf& file) {
 
 class Llama final : public TextModel {
  public:
-  Llama(std::shared_ptr<const Gguf> file, Backend& backend)
+  Llama(std::shared_ptr<const Gguf> file, Backend& backend, ModelPart part)
       : TextModel(read_params(*file)),
         file_(std::move(file)),
         backend_(backend),
-        weights_(*file_, backend, params_),
+        weights_(*file_, backend, params_, part),
         rope_factors_(load_rope_factors(*file_, params_, backend)),
         rope_(read_rope_params(*file_, params_), {rope_factors_.data(), rope_factors_.size()}) {}
 
@@ -55,8 +55,8 @@ class Llama final : public TextModel {
   RopeTable rope_;
 };
 
-std::unique_ptr<TextModel> load(std::shared_ptr<const Gguf> file, Backend& backend) {
-  return std::make_unique<Llama>(std::move(file), backend);
+std::unique_ptr<TextModel> load(std::shared_ptr<const Gguf> file, Backend& backend, ModelPart part) {
+  return std::make_unique<Llama>(std::move(file), backend, part);
 }
 
 }  // namespace

@@ -17,11 +17,11 @@ TextParams read_params(const Gguf& file) {
 
 class Qwen3 final : public TextModel {
  public:
-  Qwen3(std::shared_ptr<const Gguf> file, Backend& backend)
+  Qwen3(std::shared_ptr<const Gguf> file, Backend& backend, ModelPart part)
       : TextModel(read_params(*file)),
         file_(std::move(file)),
         backend_(backend),
-        weights_(*file_, backend, params_),
+        weights_(*file_, backend, params_, part),
         rope_(read_rope_params(*file_, params_)) {}
 
   void embed(Mat x, std::span<const int32_t> ids) const override { backend_.embed_rows(x, *weights_.token_embd, ids); }
@@ -55,8 +55,8 @@ class Qwen3 final : public TextModel {
   RopeTable rope_;
 };
 
-std::unique_ptr<TextModel> load(std::shared_ptr<const Gguf> file, Backend& backend) {
-  return std::make_unique<Qwen3>(std::move(file), backend);
+std::unique_ptr<TextModel> load(std::shared_ptr<const Gguf> file, Backend& backend, ModelPart part) {
+  return std::make_unique<Qwen3>(std::move(file), backend, part);
 }
 
 }  // namespace

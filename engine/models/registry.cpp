@@ -27,9 +27,9 @@ TextParams read_text_params(const Gguf& file) {
   return find_architecture(file).read_params(file);
 }
 
-std::unique_ptr<TextModel> load_text_model(std::shared_ptr<const Gguf> file, Backend& backend) {
+std::unique_ptr<TextModel> load_text_model(std::shared_ptr<const Gguf> file, Backend& backend, ModelPart part) {
   const Architecture& architecture = find_architecture(*file);
-  return architecture.load(std::move(file), backend);
+  return architecture.load(std::move(file), backend, part);
 }
 
 }  // namespace foveal

@@ -63,7 +63,9 @@ std::vector<int64_t> read_rope_sections(const Gguf& file, const TextParams& p) {
 
 Buffer<float> load_rope_factors(const Gguf& file, const TextParams& p, Backend& backend) {
   if (!file.find_tensor("rope_freqs.weight")) return {};
-  Buffer<float> factors = backend.load_floats(file.tensor("rope_freqs.weight", {p.n_rot / 2}));
+  const Buffer<float> loaded = backend.load_floats(file.tensor("rope_freqs.weight", {p.n_rot / 2}));
+  Buffer<float> factors(loaded.size());
+  backend.copy_out(factors.data(), loaded.data(), loaded.bytes());
   for (size_t i = 0; i < factors.size(); ++i)
     if (!(factors[i] > 0) || !std::isfinite(factors[i]))
       fail(ErrorCode::file_format, file.path(), ": tensor 'rope_freqs.weight': found ", factors[i], " at ", i,

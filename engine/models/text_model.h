@@ -1,6 +1,7 @@
 // A decoder as three calls: embed, layer, head. Models see operations and their layer's KV, never eviction or threads.
 #pragma once
 
+#include <climits>
 #include <memory>
 #include <span>
 #include <string>
@@ -37,13 +38,19 @@ class LayerKv {
 
 // Working memory of layer(), sized once for the largest chunk; named by what it holds.
 struct LayerScratch {
-  LayerScratch(const TextParams& p, int64_t max_rows);
+  LayerScratch(const TextParams& p, int64_t max_rows, Memory* memory = nullptr);
   Matrix normed;    // [T, n_embd]
   Matrix qkv;       // [T, (n_head + 2 n_head_kv) * D]
   Matrix attended;  // [T, n_head * D]
   Matrix branch;    // [T, n_embd]
   Matrix gate_up;   // [T, 2 n_ff]
   size_t bytes() const;
+};
+
+// What of a decoder is loaded: layers [first, stop), and which of its ends.
+struct ModelPart {
+  int first = 0, stop = INT_MAX;
+  bool embedding = true, output = true;
 };
 
 class TextModel {
@@ -56,7 +63,7 @@ class TextModel {
   virtual void rope_rows(Mat cs, std::span<const Position> pos, int table) const = 0;
   // One block over T rows, in place. rope: one [T, n_rot] view a table.
   virtual void layer(int il, Mat x, std::span<const ConstMat> rope, LayerKv& kv, LayerScratch& s) const = 0;
-  // Final norm (x is overwritten by it) and output matrix; logits [T, n_vocab].
+  // Final norm (x is overwritten by it) and output matrix; logits [T, n_vocab] in host memory.
   virtual void head(Mat logits, Mat x) const = 0;
 
  protected:
@@ -64,8 +71,9 @@ class TextModel {
   const TextParams params_;
 };
 
-// Builds the model that general.architecture names. `backend` must outlive it. unsupported lists the architectures.
-std::unique_ptr<TextModel> load_text_model(std::shared_ptr<const Gguf> file, Backend& backend);
+// Builds the model that general.architecture names, or a part of it. `backend` must outlive it. unsupported lists the
+// architectures.
+std::unique_ptr<TextModel> load_text_model(std::shared_ptr<const Gguf> file, Backend& backend, ModelPart part = {});
 // The params from the header alone (validated): `info`, `plan` and mismatch checks use it.
 TextParams read_text_params(const Gguf& file);
 

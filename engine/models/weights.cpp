@@ -1,7 +1,7 @@
 // Loading: projections that read the same rows are stacked, so that one product serves them.
 #include "engine/models/weights.h"
 
-#include <cstring>
+#include <algorithm>
 
 namespace foveal {
 namespace {
@@ -25,15 +25,15 @@ Buffer<float> stacked_bias(const Gguf& file, Backend& backend, std::span<const P
     any = any || file.find_tensor(part.name + ".bias");
   }
   if (!any) return {};
-  Buffer<float> out(static_cast<size_t>(rows));
+  Buffer<float> out(static_cast<size_t>(rows), backend.memory());
   float* to = out.data();
   for (const Part& part : parts) {
     const Buffer<float> bias = optional_floats(file, backend, part.name + ".bias");
     const auto bytes = static_cast<size_t>(part.rows) * sizeof(float);
     if (bias.size() > 0) {
-      std::memcpy(to, bias.data(), bytes);
+      backend.copy(to, bias.data(), bytes);
     } else {
-      std::memset(to, 0, bytes);
+      backend.copy_in(to, std::vector<float>(static_cast<size_t>(part.rows), 0.0f).data(), bytes);
     }
     to += part.rows;
   }
@@ -74,22 +74,25 @@ BlockWeights load_block(const Gguf& file, Backend& backend, const TextParams& p,
 
 }  // namespace
 
-DecoderWeights::DecoderWeights(const Gguf& file, Backend& backend, const TextParams& p) {
+DecoderWeights::DecoderWeights(const Gguf& file, Backend& backend, const TextParams& p, ModelPart part) {
   const TensorInfo& embedding = file.tensor("token_embd.weight");
   const TensorInfo* own_output = file.find_tensor("output.weight");
-  token_embd = backend.load_table(embedding);
-  for (int il = 0; il < p.n_layer; ++il) blocks.push_back(load_block(file, backend, p, il));
+  if (part.embedding) token_embd = backend.load_table(embedding);
+  blocks.resize(static_cast<size_t>(p.n_layer));
+  for (int il = part.first; il < std::min(part.stop, p.n_layer); ++il)
+    blocks[static_cast<size_t>(il)] = load_block(file, backend, p, il);
+  if (!part.output) return;
   output_norm = backend.load_floats(file.tensor("output_norm.weight"));
   output = backend.load_matrix(own_output ? *own_output : embedding);
   output_bias = optional_floats(file, backend, "output.bias");
 }
 
-LayerScratch::LayerScratch(const TextParams& p, int64_t max_rows)
-    : normed(max_rows, p.n_embd),
-      qkv(max_rows, int64_t{p.n_head + 2 * p.n_head_kv} * p.head_dim),
-      attended(max_rows, int64_t{p.n_head} * p.head_dim),
-      branch(max_rows, p.n_embd),
-      gate_up(max_rows, 2 * int64_t{p.n_ff}) {}
+LayerScratch::LayerScratch(const TextParams& p, int64_t max_rows, Memory* memory)
+    : normed(max_rows, p.n_embd, memory),
+      qkv(max_rows, int64_t{p.n_head + 2 * p.n_head_kv} * p.head_dim, memory),
+      attended(max_rows, int64_t{p.n_head} * p.head_dim, memory),
+      branch(max_rows, p.n_embd, memory),
+      gate_up(max_rows, 2 * int64_t{p.n_ff}, memory) {}
 
 size_t LayerScratch::bytes() const {
   return normed.bytes() + qkv.bytes() + attended.bytes() + branch.bytes() + gate_up.bytes();
@@ -133,7 +136,7 @@ void feed_forward(Backend& backend, const BlockWeights& w, const LayerViews& r, 
 
 void output_head(Backend& backend, const DecoderWeights& w, Mat logits, Mat x, float eps) {
   backend.rms_norm(x, x, w.output_norm.data(), eps);
-  backend.matmul(logits, *w.output, x, w.output_bias.data());
+  backend.matmul_out(logits, *w.output, x, w.output_bias.data());
 }
 
 }  // namespace foveal

@@ -19,9 +19,9 @@ struct BlockWeights {
 };
 
 struct DecoderWeights {
-  DecoderWeights(const Gguf& file, Backend& backend, const TextParams& p);
-  WeightPtr token_embd;  // a table
-  std::vector<BlockWeights> blocks;
+  DecoderWeights(const Gguf& file, Backend& backend, const TextParams& p, ModelPart part);
+  WeightPtr token_embd;              // a table
+  std::vector<BlockWeights> blocks;  // [n_layer], empty outside the part
   Buffer<float> output_norm;
   WeightPtr output;  // token_embd again when the file has none (tied)
   Buffer<float> output_bias;
@@ -39,7 +39,7 @@ struct LayerViews {
 void norm_heads(Backend& backend, Mat x, int n_head, const float* w, float eps);
 // r.branch = down(act(gate(r.normed)) * up(r.normed)): the gated feed-forward of all our decoders.
 void feed_forward(Backend& backend, const BlockWeights& w, const LayerViews& r, Act act);
-// logits = output(norm(x)); x is overwritten.
+// logits = output(norm(x)) in host memory; x is overwritten.
 void output_head(Backend& backend, const DecoderWeights& w, Mat logits, Mat x, float eps);
 
 }  // namespace foveal

@@ -16,21 +16,24 @@ void SessionImpl::decode(int32_t token) {
   const auto index = static_cast<int32_t>(n_rows());
   const auto at = static_cast<int32_t>(next_pos_);
   const Position pos{at, at, at};
-  const TextModel& text = model_->text();
-  const Mat x = x_.view();
-  text.embed(x, std::span<const int32_t>(&token, 1));
-  ConstMat rope[2];
-  for (int t = 0; t < p.n_rope_tables; ++t) {
-    const Mat row = rope_.view().rows_at(t, 1);
-    text.rope_rows(row, std::span<const Position>(&pos, 1), t);
-    rope[t] = row;
+  DecodePlace& host = decode_.front();
+  host.place.text->embed(host.x.view(), std::span<const int32_t>(&token, 1));
+  for (int t = 0; t < p.n_rope_tables; ++t)
+    host.place.text->rope_rows(host.rope.view().rows_at(t, 1), std::span<const Position>(&pos, 1), t);
+  for (DecodePlace& at_place : decode_) {
+    if (&at_place != &host) {  // the hidden state crosses
+      at_place.place.backend->copy_in(at_place.x.view().data, host.x.view().data, host.x.bytes());
+      at_place.place.backend->copy_in(at_place.rope.view().data, host.rope.view().data, host.rope.bytes());
+    }
+    ConstMat rope[2];
+    for (int t = 0; t < p.n_rope_tables; ++t) rope[t] = at_place.rope.view().rows_at(t, 1);
+    const std::span<const ConstMat> tables(rope, static_cast<size_t>(p.n_rope_tables));
+    for (int il = at_place.place.first; il < at_place.place.stop; ++il) {
+      at_place.kv.start(*store_, il, index, rings_[static_cast<size_t>(il)]);
+      at_place.place.text->layer(il, at_place.x.view(), tables, at_place.kv, at_place.scratch);
+    }
   }
-  const std::span<const ConstMat> tables(rope, static_cast<size_t>(p.n_rope_tables));
-  for (int il = 0; il < p.n_layer; ++il) {
-    decode_kv_.start(*store_, il, index, rings_[static_cast<size_t>(il)]);
-    text.layer(il, x, tables, decode_kv_, scratch_);
-  }
-  text.head(logits_.view(), x);
+  decode_.back().place.text->head(logits_.view(), decode_.back().x.view());
   has_logits_ = true;
   tokens_.push_back(token);
   positions_.push_back(pos);

@@ -46,9 +46,9 @@ int64_t SessionImpl::budget_rows(const KvOptions& kv, int64_t total_rows) {
       break;
     case Budget::automatic:
       if (auto_rows_ == 0) {  // once a session: what was chosen doesn't follow what other programs take
-        auto_rows_ = std::max<int64_t>(1, rows_for(0.5 * static_cast<double>(available_memory())));
+        auto_rows_ = std::max<int64_t>(1, rows_for(0.5 * static_cast<double>(available_for_kv())));
         stats_.note = cat("kv budget auto: ", auto_rows_, " rows per head, at most ",
-                          static_cast<int64_t>(bytes_for(auto_rows_) / (1 << 20)), " MiB of ", available_memory() >> 20,
+                          static_cast<int64_t>(bytes_for(auto_rows_) / (1 << 20)), " MiB of ", available_for_kv() >> 20,
                           " MiB available");
       }
       rows = std::max(least, auto_rows_);
@@ -123,7 +123,7 @@ SelectResult SessionImpl::choose(int il, const KvOptions& kv, int64_t budget, st
   if (!table_r_.empty())
     params.head_weight = std::span(table_r_).subspan(static_cast<size_t>(il) * head_count, head_count);
   params.head_scores = table_scores_;
-  SelectResult chosen = select_rows(model_->backend(), layer, params);
+  SelectResult chosen = select_rows(store_->backend(il), layer, params);
   if (!kv.shadow) return chosen;
   for (size_t ih = 0; ih < heads.size(); ++ih) {  // what would go stays
     chosen.keep[ih].resize(static_cast<size_t>(heads[ih].rows.len));

@@ -8,8 +8,37 @@
 
 namespace foveal {
 
-void QueryRing::push(const float* q, int32_t token_index) {
-  std::memcpy(rows_.data() + next_ * width_, q, static_cast<size_t>(width_) * sizeof(float));
+RingRows::RingRows(const RingRows& o) : RingRows(o.data_.size(), o.backend_) {
+  if (data_.size() == 0) return;
+  if (backend_) {
+    backend_->copy(data_.data(), o.data_.data(), data_.bytes());
+  } else {
+    std::memcpy(data_.data(), o.data_.data(), data_.bytes());
+  }
+}
+
+void RingRows::write(int64_t at, const float* from, int64_t n, bool from_host) {
+  const auto bytes = static_cast<size_t>(n) * sizeof(float);
+  if (!backend_) {
+    std::memcpy(data_.data() + at, from, bytes);
+  } else if (from_host) {
+    backend_->copy_in(data_.data() + at, from, bytes);
+  } else {
+    backend_->copy(data_.data() + at, from, bytes);
+  }
+}
+
+void RingRows::read(float* host, int64_t at, int64_t n) const {
+  const auto bytes = static_cast<size_t>(n) * sizeof(float);
+  if (backend_) {
+    backend_->copy_out(host, data_.data() + at, bytes);
+  } else {
+    std::memcpy(host, data_.data() + at, bytes);
+  }
+}
+
+void QueryRing::push(const float* q, int32_t token_index, bool from_host) {
+  rows_.write(next_ * width_, q, width_, from_host);
   index_[static_cast<size_t>(next_)] = token_index;
   next_ = (next_ + 1) % capacity_;
   size_ = std::min(size_ + 1, capacity_);
@@ -19,12 +48,13 @@ void QueryRing::read(int64_t window, int n_head, int64_t head_dim, std::vector<f
                      std::vector<int32_t>& index) const {
   q.resize(static_cast<size_t>(window * width_));
   index.resize(static_cast<size_t>(window));
+  std::vector<float> row(static_cast<size_t>(width_));
   for (int64_t w = 0; w < window; ++w) {
     const int64_t slot = (next_ + capacity_ - window + w) % capacity_;
     index[static_cast<size_t>(w)] = index_[static_cast<size_t>(slot)];
+    rows_.read(row.data(), slot * width_, width_);
     for (int64_t ih = 0; ih < n_head; ++ih)
-      std::memcpy(q.data() + (ih * window + w) * head_dim, rows_.data() + slot * width_ + ih * head_dim,
-                  static_cast<size_t>(head_dim) * sizeof(float));
+      std::copy_n(row.data() + ih * head_dim, head_dim, q.data() + (ih * window + w) * head_dim);
   }
 }
 

@@ -8,24 +8,42 @@
 
 namespace foveal {
 
+// float32 numbers in a backend's memory (nullptr: the host's) that can be copied.
+class RingRows {
+ public:
+  RingRows(size_t n, Backend* backend) : backend_(backend), data_(n, backend ? backend->memory() : nullptr) {}
+  RingRows(const RingRows& o);
+  RingRows(RingRows&&) noexcept = default;
+  RingRows& operator=(const RingRows& o) { return *this = RingRows(o); }
+  RingRows& operator=(RingRows&&) noexcept = default;
+  size_t bytes() const { return data_.bytes(); }
+  void write(int64_t at, const float* from, int64_t n, bool from_host);
+  void read(float* host, int64_t at, int64_t n) const;
+
+ private:
+  Backend* backend_;
+  Buffer<float> data_;
+};
+
 // The last queries of a layer, for scoring evictions: a ring of [n_head * D] rows, each with its token index.
 class QueryRing {
  public:
-  QueryRing(int64_t capacity, int64_t width)
-      : rows_(static_cast<size_t>(capacity * width)),
+  QueryRing(int64_t capacity, int64_t width, Backend* backend = nullptr)
+      : rows_(static_cast<size_t>(capacity * width), backend),
         index_(static_cast<size_t>(capacity)),
         capacity_(capacity),
         width_(width) {}
-  void push(const float* q, int32_t token_index);
+  // q [n_head * D] in the memory of the layer's backend, or of the host.
+  void push(const float* q, int32_t token_index, bool from_host = false);
   int64_t size() const { return size_; }
   int64_t capacity() const { return capacity_; }
   // The newest `window` queries (window <= size) as [n_head][window][D] with their token indices, ascending.
   void read(int64_t window, int n_head, int64_t head_dim, std::vector<float>& q, std::vector<int32_t>& index) const;
   void drop_from(int32_t token_index);  // forget queries of this and later tokens
-  size_t bytes() const { return rows_.size() * sizeof(float) + index_.size() * sizeof(int32_t); }
+  size_t bytes() const { return rows_.bytes() + index_.size() * sizeof(int32_t); }
 
  private:
-  std::vector<float> rows_;
+  RingRows rows_;
   std::vector<int32_t> index_;
   int64_t capacity_, width_, next_ = 0, size_ = 0;
 };

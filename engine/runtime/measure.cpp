@@ -32,7 +32,7 @@ std::vector<Matrix> SessionImpl::attention(int il, int64_t queries) const {
       visible[w] = std::upper_bound(index.begin(), index.end(), q_index[w]) - index.begin();
     const KvHead& head = store_->heads(il)[static_cast<size_t>(ih)];
     out.emplace_back(group * queries, head.len);
-    model_->backend().window_attention(
+    store_->backend(il).window_attention(
         out.back().view(), ConstMat(q.data() + ih * group * queries * p.head_dim, group * queries, p.head_dim), head,
         store_->shape().type, visible, p.attend.scale, p.attend.softcap);
   }

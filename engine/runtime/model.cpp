@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "engine/core/sha256.h"
+#include "engine/runtime/placement.h"
 #include "engine/runtime/session.h"
 
 namespace foveal {
@@ -55,13 +56,6 @@ const char* file_type_name(int64_t type) {
   }
 }
 
-void check_device(const ModelOptions& o) {
-  if (o.device == "auto" || o.device == "cpu") return;
-  if (o.device == "cuda")
-    fail(ErrorCode::device, "device 'cuda': this build has no CUDA backend; use device 'cpu' or 'auto'");
-  fail(ErrorCode::invalid_argument, "device: found ", quoted(o.device), ", expected 'auto', 'cpu' or 'cuda'");
-}
-
 void check_is_text(const Gguf& file) {
   const std::string* arch = file.find_string("general.architecture");
   if (arch && *arch == "clip")
@@ -97,7 +91,6 @@ std::shared_ptr<const Model> Model::load(const std::string& path, const ModelOpt
 }
 
 ModelImpl::ModelImpl(const std::string& path, const ModelOptions& o) : process_(getpid()) {
-  check_device(o);
   if (o.threads < 0 || o.threads > 1024)
     fail(ErrorCode::invalid_argument, "threads: found ", o.threads,
          ", expected 1 to 1024, or 0 for all physical cores");
@@ -112,6 +105,8 @@ ModelImpl::ModelImpl(const std::string& path, const ModelOptions& o) : process_(
   text_file_ = Gguf::open(path);
   check_is_text(*text_file_);
   const TextParams params = read_text_params(*text_file_);
+  const GpuDevices devices = o.device == "cpu" ? GpuDevices{} : cuda_devices();
+  const Placement placement = place_layers(*text_file_, params, o, devices);
   tokenizer_ = Tokenizer::load(*text_file_);
   backend_ = make_cpu_backend(o.threads);
   if (!o.mmproj.empty()) {
@@ -120,7 +115,15 @@ ModelImpl::ModelImpl(const std::string& path, const ModelOptions& o) : process_(
     vision_ = load_vision(mmproj_file_, *text_file_, *backend_, {o.image_min_tokens, o.image_max_tokens});
   }
   report("loading the text model", 0.2f);
-  text_ = load_text_model(text_file_, *backend_);
+  const int split = params.n_layer - placement.gpu_layers;
+  text_ = load_text_model(text_file_, *backend_, {0, split, true, placement.gpu_layers == 0});
+  places_.push_back({backend_.get(), text_.get(), 0, split});
+  if (placement.gpu_layers > 0) {
+    report("loading onto the GPU", 0.6f);
+    gpu_ = make_cuda_backend(placement.device);
+    gpu_text_ = load_text_model(text_file_, *gpu_, {split, params.n_layer, false, true});
+    places_.push_back({gpu_.get(), gpu_text_.get(), split, params.n_layer});
+  }
   report("loading the text model", 1.0f);
   Sha256 sha;
   add_fingerprint(sha, *text_file_);
@@ -136,6 +139,9 @@ ModelImpl::ModelImpl(const std::string& path, const ModelOptions& o) : process_(
   info_.name = params.name;
   info_.file_type = file_type_name(text_file_->find_int("general.file_type", 0, 1 << 20).value_or(-1));
   info_.backend = backend_->name();
+  if (gpu_)
+    info_.backend = cat(gpu_->name(), ", ", placement.gpu_layers, " of ", params.n_layer, " layers; ", info_.backend);
+  info_.placement = placement.note;
   info_.n_layer = params.n_layer;
   info_.n_head = params.n_head;
   info_.n_head_kv = params.n_head_kv;
@@ -151,6 +157,24 @@ ModelImpl::ModelImpl(const std::string& path, const ModelOptions& o) : process_(
     info_.warnings.insert(info_.warnings.end(), more.begin(), more.end());
     info_.vision = VisionInfo{vision_->projector(), vision_->row_width(), vision_->describe};
   }
+}
+
+std::vector<Backend*> ModelImpl::layer_backends() const {
+  std::vector<Backend*> out;
+  for (const Place& place : places_)
+    out.insert(out.end(), static_cast<size_t>(place.stop - place.first), place.backend);
+  return out;
+}
+
+std::vector<std::string> list_devices() {
+  const GpuDevices devices = cuda_devices();
+  std::vector<std::string> out;
+  for (const GpuDevice& d : devices.found)
+    out.push_back(cat("cuda:", d.index, "  ", d.name, ", compute capability ", d.capability, ", ", d.free >> 20, " of ",
+                      d.total >> 20, " MiB free"));
+  if (out.empty()) out.push_back(cat("no GPU: ", devices.none_because));
+  out.push_back(cat("cpu     ", make_cpu_backend(0)->name()));
+  return out;
 }
 
 void ModelImpl::check_process() const {

@@ -11,6 +11,14 @@
 
 namespace foveal {
 
+// Layers [first, stop) and the backend that computes them. The first place is on the host (and embeds the tokens); a
+// second one has the last layers and the output.
+struct Place {
+  Backend* backend = nullptr;
+  const TextModel* text = nullptr;
+  int first = 0, stop = 0;
+};
+
 class ModelImpl final : public Model {
  public:
   ModelImpl(const std::string& path, const ModelOptions& options);
@@ -30,7 +38,9 @@ class ModelImpl final : public Model {
 
   const TextModel& text() const { return *text_; }
   const VisionEncoder* vision() const { return vision_.get(); }
-  Backend& backend() const { return *backend_; }
+  Backend& backend() const { return *backend_; }  // the CPU's
+  const std::vector<Place>& places() const { return places_; }
+  std::vector<Backend*> layer_backends() const;  // [n_layer]
   const VisionEncoder& need_vision() const;
   // SHA-256 over shapes, types, vocabulary and samples of every tensor: which model (and mmproj) this is.
   const std::array<uint8_t, 32>& fingerprint() const { return fingerprint_; }
@@ -41,10 +51,11 @@ class ModelImpl final : public Model {
 
  private:
   std::shared_ptr<const Gguf> text_file_, mmproj_file_;
-  std::unique_ptr<Backend> backend_;
+  std::unique_ptr<Backend> backend_, gpu_;  // gpu_: nullptr without one
   std::shared_ptr<const Tokenizer> tokenizer_;
   std::unique_ptr<VisionEncoder> vision_;
-  std::unique_ptr<TextModel> text_;
+  std::unique_ptr<TextModel> text_, gpu_text_;
+  std::vector<Place> places_;
   ModelInfo info_;
   std::string template_text_;
   std::array<uint8_t, 32> fingerprint_{};

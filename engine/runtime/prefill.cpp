@@ -134,7 +134,15 @@ void SessionImpl::fill_hidden(const PromptRows& rows, Mat x) const {
 }
 
 // Qwen3-VL: level k of a picture's rows is added to the hidden states after layer k.
-void SessionImpl::add_deepstack(const PromptRows& rows, Mat x, int level) const {
+void SessionImpl::add_deepstack(const PromptRows& rows, Mat x, int level, Backend& backend) const {
+  if (Memory* memory = backend.memory()) {
+    Matrix sum(x.rows, x.cols), there(x.rows, x.cols, memory);
+    std::fill_n(sum.view().data, x.rows * x.cols, 0.0f);
+    add_deepstack(rows, sum.view(), level, model_->backend());
+    backend.copy_in(there.view().data, sum.view().data, sum.bytes());
+    backend.add(x, there.view());
+    return;
+  }
   for (int64_t i = 0; i < rows.size(); ++i) {
     const int32_t image = rows.image_of[static_cast<size_t>(i)];
     if (image < 0) continue;
@@ -146,6 +154,32 @@ void SessionImpl::add_deepstack(const PromptRows& rows, Mat x, int level) const 
 }
 
 namespace {
+
+// What a prefill needs in the memory of a place: hidden states, RoPE tables, scratch, one layer's rows in float32.
+struct Room {
+  Room(const Place& place, int64_t rows, int64_t chunk, int64_t layer_rows)
+      : backend(*place.backend),
+        text(*place.text),
+        x(rows, text.params().n_embd, backend.memory()),
+        scratch(text.params(), chunk, backend.memory()),
+        k(static_cast<size_t>(layer_rows * text.params().n_head_kv * text.params().head_dim), backend.memory()),
+        v(k.size(), backend.memory()) {
+    for (int t = 0; t < text.params().n_rope_tables; ++t)
+      rope.emplace_back(rows, text.params().n_rot, backend.memory());
+  }
+  void take(const Room& from) {  // from the host's
+    backend.copy_in(x.view().data, from.x.view().data, x.bytes());
+    for (size_t t = 0; t < rope.size(); ++t)
+      backend.copy_in(rope[t].view().data, from.rope[t].view().data, rope[t].bytes());
+  }
+
+  Backend& backend;
+  const TextModel& text;
+  Matrix x;
+  std::vector<Matrix> rope;
+  LayerScratch scratch;
+  Buffer<float> k, v;
+};
 
 struct Chunk {
   int64_t first, count;
@@ -188,28 +222,26 @@ Sight plan_sight(const PromptRows& rows, int64_t chunk_rows) {
 // beside: bytes of the earlier turns' rows that are kept until the end.
 void SessionImpl::run_layers(PromptRows& rows, size_t beside) {
   const TextParams& p = params();
-  Backend& backend = model_->backend();
   const int64_t n = rows.size(), first = n_rows() - n;
   const Sight sight = plan_sight(rows, chunk_rows_);
   int64_t longest_chunk = 0;
   for (const Chunk& c : sight.chunks) longest_chunk = std::max(longest_chunk, c.count);
-
-  Matrix x(n, p.n_embd);
-  fill_hidden(rows, x.view());
-  std::vector<Matrix> rope;
-  for (int table = 0; table < p.n_rope_tables; ++table) {
-    rope.emplace_back(n, p.n_rot);
-    model_->text().rope_rows(rope.back().view(), rows.positions, table);
-  }
-  LayerScratch scratch(p, longest_chunk);
 
   int64_t capacity = 0;
   for (int il = 0; il < p.n_layer; ++il)
     for (int ih = 0; ih < p.n_head_kv; ++ih) capacity = std::max(capacity, store_->len(il, ih));
   capacity += n;
   const int64_t head_floats = capacity * p.head_dim;
-  Buffer<float> layer_k(static_cast<size_t>(head_floats * p.n_head_kv)), layer_v(layer_k.size());
-  store_->note_other_bytes(layer_k.bytes() + layer_v.bytes() + beside);
+  std::vector<Room> rooms;  // all of them before any work: a place without memory says so now
+  size_t layer_bytes = 0;
+  for (const Place& place : model_->places()) {
+    rooms.emplace_back(place, n, longest_chunk, place.first < place.stop ? capacity : 0);
+    layer_bytes += rooms.back().k.bytes() + rooms.back().v.bytes();
+  }
+  fill_hidden(rows, rooms[0].x.view());
+  for (int table = 0; table < p.n_rope_tables; ++table)
+    model_->text().rope_rows(rooms[0].rope[static_cast<size_t>(table)].view(), rows.positions, table);
+  store_->note_other_bytes(layer_bytes + beside);
 
   if (budget_ >= 0) protect_rows(kv_);
   std::vector<KvHead> heads(static_cast<size_t>(p.n_head_kv));
@@ -217,13 +249,16 @@ void SessionImpl::run_layers(PromptRows& rows, size_t beside) {
   std::vector<std::vector<int32_t>> index(heads.size());
   std::vector<std::span<const int32_t>> index_views(heads.size());
 
+  size_t place = 0;
   for (int il = 0; il < p.n_layer; ++il) {
+    if (il == model_->places()[place].stop) rooms[++place].take(rooms[0]);  // the hidden states cross
+    Room& room = rooms[place];
     const int window = p.sliding_window[static_cast<size_t>(il)];
     const bool evict = budget_ >= 0 && window == 0;
     for (size_t ih = 0; ih < heads.size(); ++ih) {  // rows of earlier turns, as float32
       const KvHead past = store_->heads(il)[ih];
-      heads[ih] = {layer_k.data() + static_cast<int64_t>(ih) * head_floats,
-                   layer_v.data() + static_cast<int64_t>(ih) * head_floats, past.len};
+      heads[ih] = {room.k.data() + static_cast<int64_t>(ih) * head_floats,
+                   room.v.data() + static_cast<int64_t>(ih) * head_floats, past.len};
       const auto past_index = store_->token_index(il, static_cast<int>(ih));
       index[ih].assign(past_index.begin(), past_index.end());
       slots.resize(static_cast<size_t>(past.len));
@@ -237,9 +272,9 @@ void SessionImpl::run_layers(PromptRows& rows, size_t beside) {
       lo[static_cast<size_t>(i)] = static_cast<int32_t>(std::max<int64_t>(0, oldest - base));
     }
     if (!evict && window == 0) store_->reserve(il, n);
-    PrefillKv kv(backend, p, heads, rings_[static_cast<size_t>(il)], !evict && window == 0 ? store_.get() : nullptr,
-                 il);
-    std::vector<ConstMat> rope_views(rope.size());
+    PrefillKv kv(room.backend, p, heads, rings_[static_cast<size_t>(il)],
+                 !evict && window == 0 ? store_.get() : nullptr, il);
+    std::vector<ConstMat> rope_views(room.rope.size());
     for (const Chunk& c : sight.chunks) {
       check_cancelled();
       if (progress_)
@@ -249,10 +284,11 @@ void SessionImpl::run_layers(PromptRows& rows, size_t beside) {
         hi[static_cast<size_t>(i)] = static_cast<int32_t>(sight.end[static_cast<size_t>(c.first + i)] - c.first);
       kv.start_chunk({window > 0 ? lo.data() + c.first : nullptr, hi.data()}, static_cast<int32_t>(first + c.first),
                      static_cast<int32_t>(n_rows() - rings_[static_cast<size_t>(il)].capacity()));
-      for (size_t t = 0; t < rope.size(); ++t) rope_views[t] = ConstMat(rope[t].view()).rows_at(c.first, c.count);
-      model_->text().layer(il, x.view().rows_at(c.first, c.count), rope_views, kv, scratch);
+      for (size_t t = 0; t < rope_views.size(); ++t)
+        rope_views[t] = ConstMat(room.rope[t].view()).rows_at(c.first, c.count);
+      room.text.layer(il, room.x.view().rows_at(c.first, c.count), rope_views, kv, room.scratch);
     }
-    if (il < p.n_deepstack && !rows.images.empty()) add_deepstack(rows, x.view(), il);
+    if (il < p.n_deepstack && !rows.images.empty()) add_deepstack(rows, room.x.view(), il, room.backend);
 
     for (auto& list : index)
       for (int64_t i = first; i < n_rows(); ++i) list.push_back(static_cast<int32_t>(i));
@@ -276,7 +312,7 @@ void SessionImpl::run_layers(PromptRows& rows, size_t beside) {
     }
   }
   store_->note_other_bytes(0);
-  model_->text().head(logits_.view(), x.view().rows_at(n - 1, 1));
+  rooms[place].text.head(logits_.view(), rooms[place].x.view().rows_at(n - 1, 1));
   has_logits_ = true;
 }
 

@@ -35,21 +35,26 @@ SessionImpl::Use::~Use() {
   session_.busy_.store(false);
 }
 
+SessionImpl::DecodePlace::DecodePlace(const Place& p)
+    : place(p),
+      scratch(p.text->params(), 1, p.backend->memory()),
+      x(1, p.text->params().n_embd, p.backend->memory()),
+      rope(p.text->params().n_rope_tables, p.text->params().n_rot, p.backend->memory()),
+      kv(*p.backend, p.text->params()) {}
+
 SessionImpl::SessionImpl(std::shared_ptr<const ModelImpl> model, const KvOptions& kv, int64_t n_ctx)
     : model_(std::move(model)),
       kv_(kv),
       n_ctx_(n_ctx),
-      store_(std::make_unique<KvStore>(store_shape(params(), kv, n_ctx), model_->backend())),
+      store_(std::make_unique<KvStore>(store_shape(params(), kv, n_ctx), model_->layer_backends())),
       evict_above_(static_cast<size_t>(params().n_layer), 0),
-      scratch_(params(), 1),
-      x_(1, params().n_embd),
-      rope_(params().n_rope_tables, params().n_rot),
+      decode_(model_->places().begin(), model_->places().end()),
       logits_(1, params().n_vocab),
-      decode_kv_(model_->backend(), params()),
       embeddings_(std::make_shared<EmbeddingCache>(kEmbeddingBytes)) {
   const TextParams& p = params();
-  rings_.assign(static_cast<size_t>(p.n_layer),
-                QueryRing(std::max<int64_t>(kRingRows, kv.window), int64_t{p.n_head} * p.head_dim));
+  for (int il = 0; il < p.n_layer; ++il)
+    rings_.emplace_back(std::max<int64_t>(kRingRows, kv.window), int64_t{p.n_head} * p.head_dim, &store_->backend(il));
+  check_gpu_room();
   load_tables(kv_);
   const auto reserve = static_cast<size_t>(std::min<int64_t>(n_ctx, 1 << 16));
   tokens_.reserve(reserve);
@@ -84,11 +89,8 @@ SessionImpl::SessionImpl(const SessionImpl& o)
       kept_mass_(o.kept_mass_),
       table_scores_(o.table_scores_),
       table_r_(o.table_r_),
-      scratch_(params(), 1),
-      x_(1, params().n_embd),
-      rope_(params().n_rope_tables, params().n_rot),
+      decode_(model_->places().begin(), model_->places().end()),
       logits_(1, params().n_vocab),
-      decode_kv_(model_->backend(), params()),
       has_logits_(o.has_logits_),
       chunk_rows_(o.chunk_rows_),
       embeddings_(o.embeddings_),
@@ -136,7 +138,7 @@ std::pair<std::vector<Matrix>, std::vector<Matrix>> SessionImpl::kv_arrays(int i
     Matrix k(n, params().head_dim), v(n, params().head_dim);
     std::vector<int32_t> slots(rows[ih].size());
     for (size_t j = 0; j < slots.size(); ++j) slots[j] = static_cast<int32_t>(len - n + static_cast<int64_t>(j));
-    store_->read(il, static_cast<int>(ih), {k.view().data, v.view().data, n}, slots);
+    store_->read_out(il, static_cast<int>(ih), {k.view().data, v.view().data, n}, slots);
     out.first.push_back(std::move(k));
     out.second.push_back(std::move(v));
   }

@@ -72,6 +72,15 @@ class SessionImpl final : public Session {
   };
   struct Undo;  // what a failed prefill puts back
 
+  // What one token needs on its way through the layers of a place.
+  struct DecodePlace {
+    explicit DecodePlace(const Place& place);
+    const Place& place;
+    LayerScratch scratch;
+    Matrix x, rope;
+    DecodeKv kv;
+  };
+
   // Where a turn began, and what of the conversation belonged to the rows before it.
   struct Turn {
     int64_t first_row = 0, n_messages = 0, n_images = 0;
@@ -92,7 +101,7 @@ class SessionImpl final : public Session {
   void encode_images(PromptRows& rows);
   void run_layers(PromptRows& rows, size_t beside);
   void fill_hidden(const PromptRows& rows, Mat x) const;
-  void add_deepstack(const PromptRows& rows, Mat x, int level) const;
+  void add_deepstack(const PromptRows& rows, Mat x, int level, Backend& backend) const;
   void check_cancelled() const;
 
   // ---- decode.cpp
@@ -109,6 +118,11 @@ class SessionImpl final : public Session {
   void evict_after_step();
   bool evictable(int il) const { return params().sliding_window[static_cast<size_t>(il)] == 0; }
   void load_tables(const KvOptions& kv);
+
+  // ---- gpu_room.cpp
+  uint64_t gpu_kv_ceiling() const;
+  void check_gpu_room() const;        // out_of_memory, with numbers, before any work
+  uint64_t available_for_kv() const;  // bytes, as if every layer were where memory is shortest
 
   // ---- turn.cpp
   void begin_turn(const GenerateOptions& options);
@@ -179,10 +193,8 @@ class SessionImpl final : public Session {
   int64_t evictions_ = 0;
   double evict_ms_ = 0;
 
-  // decode scratch, sized once
-  LayerScratch scratch_;
-  Matrix x_, rope_, logits_;
-  DecodeKv decode_kv_;
+  std::vector<DecodePlace> decode_;  // [places], sized once
+  Matrix logits_;
   bool has_logits_ = false;
   int64_t chunk_rows_ = 512;
   std::shared_ptr<EmbeddingCache> embeddings_;

@@ -122,8 +122,12 @@ void SessionImpl::write_state(StateWriter& out) const {
     for (int ih = 0; ih < params().n_head_kv; ++ih) {
       const KvHead head = store_->heads(il)[static_cast<size_t>(ih)];
       out.list(store_->token_index(il, ih));
-      out.bytes(head.k, static_cast<size_t>(head.len) * row);
-      out.bytes(head.v, static_cast<size_t>(head.len) * row);
+      const size_t bytes = static_cast<size_t>(head.len) * row;
+      for (const void* rows : {head.k, head.v}) {
+        Buffer<uint8_t> copy(store_->backend(il).memory() ? bytes : 0);
+        if (copy.size() > 0) store_->backend(il).copy_out(copy.data(), rows, bytes);
+        out.bytes(copy.size() > 0 ? copy.data() : rows, bytes);
+      }
     }
   }
   out.value<uint8_t>(has_logits_);
@@ -306,20 +310,18 @@ void SessionImpl::read_cache(StateReader& in) {
     std::vector<float> q(static_cast<size_t>(width));
     for (const int32_t i : index) {
       std::memcpy(q.data(), in.take(bytes), bytes);
-      ring.push(q.data(), i);
+      ring.push(q.data(), i, true);
     }
     for (int ih = 0; ih < params().n_head_kv; ++ih) {
       const auto rows = in.list<int32_t>("kept rows", static_cast<uint64_t>(store_->shape().max_rows));
       check_ascending(in, rows, n_rows());
       const uint64_t n = rows.size();
-      // Session files are mapped read-only; assign() reads the rows only.
+      // Session files are mapped read-only; copy_in() reads the rows only.
       KvHead head;
       head.k = const_cast<uint8_t*>(in.take(n * row));
       head.v = const_cast<uint8_t*>(in.take(n * row));
       head.len = static_cast<int64_t>(n);
-      std::vector<int32_t> slots(n);
-      for (size_t i = 0; i < n; ++i) slots[i] = static_cast<int32_t>(i);
-      store_->assign(il, ih, head, store_->shape().type, slots, rows);
+      store_->copy_in(il, ih, head, rows);
     }
   }
 }

@@ -1,6 +1,7 @@
 """Vision-language models from GGUF files, the KV cache held inside a budget by MixKV."""
 
 from . import evict
+from ._foveal import list_devices
 from ._foveal import version as __version__
 from .compare import Comparison
 from .errors import (
@@ -52,5 +53,6 @@ __all__ = [
     "Usage",
     "__version__",
     "evict",
+    "list_devices",
     "plan",
 ]

@@ -31,7 +31,7 @@ class Model:
         self,
         path: str | os.PathLike[str],
         mmproj: str | os.PathLike[str] | None = None,
-        device: Literal["auto", "cpu", "cuda"] = "auto",
+        device: str = "auto",
         gpu_layers: int | Literal["auto"] = "auto",
         threads: int | None = None,
         image_min_tokens: int | None = None,
@@ -42,12 +42,15 @@ class Model:
     ) -> None:
         """Loads `path` and, for pictures, `mmproj`.
 
+        device: "auto" takes a GPU where build and machine have one, "cpu", "cuda", or "cuda:N" as ``list_devices()``
+        counts. gpu_layers: so many of the last layers are on the GPU; "auto": as many as fit.
+
         threads: None takes the physical cores. image_min_tokens, image_max_tokens: rows per picture, None for the
         file's or the family's own limits. chat_template: a name of ``chat_template_names()``, or "jinja" for the
         file's own template in Jinja2's sandbox; None recognises the file's.
         """
-        if device not in ("auto", "cpu", "cuda"):
-            raise ArgumentError(f"device: found {device!r:.60}, expected auto, cpu or cuda")
+        if not isinstance(device, str):
+            raise ArgumentError(f"device: found {device!r:.60}, expected 'auto', 'cpu', 'cuda' or 'cuda:N'")
         self._progress = progress or Progress()
         self._native = _foveal.Model.load(
             path=path_bytes("path", path),
@@ -64,13 +67,15 @@ class Model:
             self._native.set_chat_template(chat_template)
         self._tokenizer = Tokenizer._of(self._native.tokenizer())
         self._info = _decoded(self._native.info())
+        if self._info["placement"]:
+            log.info("%s", self._info["placement"])
         for warning in self._info["warnings"]:
             log.warning("%s", warning)
 
     @property
     def info(self) -> dict[str, Any]:
         """arch, name, n_layer, n_head, n_head_kv, head_dim, n_embd, n_vocab, n_ctx_train, file_type, bytes, backend,
-        warnings, vision (None or a mapping)."""
+        placement (what is on the GPU; "" when none was looked at), warnings, vision (None or a mapping)."""
         return dict(self._info)
 
     @property

@@ -38,6 +38,7 @@ nb::dict info(const PyModel& model) {
   d["sliding_window"] = i.sliding_window;
   d["bytes"] = i.bytes;
   d["backend"] = i.backend;
+  d["placement"] = i.placement;
   d["warnings"] = i.warnings;
   d["vision"] = nb::none();
   if (i.vision) {

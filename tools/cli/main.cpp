@@ -40,6 +40,10 @@ int run_command(const cli::Options& o) {
     cli::write_out(cli::help_text(o.command));
     return 0;
   }
+  if (o.command == "list-devices") {
+    for (const std::string& line : list_devices()) cli::write_out(line + "\n");
+    return 0;
+  }
   if (o.command == "version") {
     cli::write_out(cat("foveal ", version(), "\n"));
     return 0;

@@ -96,7 +96,7 @@ void set_seed(const Given& g) {
 }
 
 void set_device(const Given& g) {
-  if (g.value != "auto" && g.value != "cpu" && g.value != "cuda") g.refuse("auto, cpu or cuda");
+  if (g.value != "auto" && g.value != "cpu" && g.value.rfind("cuda", 0) != 0) g.refuse("auto, cpu, cuda or cuda:N");
   g.o.device = g.value;
 }
 
@@ -154,9 +154,9 @@ const std::vector<Flag>& flags() {
        [](const Given& g) { g.o.n_ctx = g.count(); }},
       {"-t --threads", "N", MODEL, "threads (physical cores)",
        [](const Given& g) { g.o.threads = static_cast<int>(g.integer(1, 1024)); }},
-      {"-ngl --gpu-layers --n-gpu-layers", "N", MODEL, "layers on the GPU, or auto",
+      {"-ngl --gpu-layers --n-gpu-layers", "N", MODEL, "the last N layers on the GPU; auto: as many as fit",
        [](const Given& g) { g.o.gpu_layers = g.value == "auto" ? -1 : g.count(); }},
-      {"--device", "NAME", MODEL, "auto, cpu or cuda", set_device},
+      {"--device", "NAME", MODEL, "auto, cpu, cuda, or cuda:N of --list-devices", set_device},
       {"--image-min-tokens", "N", TALK | PLAN, "least rows per picture",
        [](const Given& g) { g.o.image_min_tokens = g.count(1); }},
       {"--image-max-tokens", "N", TALK | PLAN, "most rows per picture",
@@ -299,6 +299,10 @@ Options parse_command_line(const std::vector<std::string>& args) {
   Options o;
   if (args.empty() || args[0] == "-h" || args[0] == "--help" || args[0] == "help") {
     o.command = "help";
+    return o;
+  }
+  if (args[0] == "--list-devices") {
+    o.command = "list-devices";
     return o;
   }
   if (args[0] == "--version" || args[0] == "version") {

@@ -62,6 +62,12 @@ def number(text: str) -> float:
     return value
 
 
+def device(text: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", text):
+        raise argparse.ArgumentTypeError(f"found {text!r:.60}, expected auto, cpu, cuda or cuda:N")
+    return text
+
+
 def layers(text: str) -> int | str:
     return "auto" if text == "auto" else integer(0)(text)
 
@@ -99,8 +105,14 @@ FLAGS = (
     Flag(("-n", "--predict", "--n-predict"), TALK, "tokens to generate, -1 = to the end", integer(-1), 256),
     Flag(("-c", "--ctx-size"), TALK, "context; 0 = what the model was trained for, 8192 at most", integer(0), 0),
     Flag(("-t", "--threads"), MODEL, "threads; without it the physical cores", integer(1, 1024)),
-    Flag(("-ngl", "--gpu-layers", "--n-gpu-layers"), MODEL, "layers on the GPU, or auto", layers, "auto"),
-    Flag(("--device",), MODEL, "where to run", default="auto", choices=("auto", "cpu", "cuda")),
+    Flag(
+        ("-ngl", "--gpu-layers", "--n-gpu-layers"),
+        MODEL,
+        "the last N layers on the GPU; auto: as many as fit",
+        layers,
+        "auto",
+    ),
+    Flag(("--device",), MODEL, "auto, cpu, cuda, or cuda:N of --list-devices", device, "auto", "NAME"),
     Flag(("--image-min-tokens",), (*TALK, PLAN), "least rows per picture", integer(1)),
     Flag(("--image-max-tokens",), (*TALK, PLAN), "most rows per picture", integer(1)),
     Flag(("--temp",), TALK, "temperature, 0 = greedy", number, 0.0, "X"),
@@ -264,12 +276,17 @@ def parse(argv: list[str]) -> tuple[str, argparse.Namespace]:
         print("usage: foveal COMMAND [flags]\n")
         for name, text in COMMANDS.items():
             print(f"  {name:10}{text}")
-        print("\n`foveal COMMAND --help` lists the flags of a command.")
+        print("\n`foveal COMMAND --help` lists the flags of a command, `foveal --list-devices` the GPUs.")
         raise SystemExit(0)
     if argv[0] in ("--version", "version"):
         from .. import __version__
 
         print(f"foveal {__version__}")
+        raise SystemExit(0)
+    if argv[0] == "--list-devices":
+        from .. import list_devices
+
+        print("\n".join(list_devices()))
         raise SystemExit(0)
     if argv[0] not in COMMANDS:
         near = difflib.get_close_matches(argv[0], COMMANDS, 1, 0.0)

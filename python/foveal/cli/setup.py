@@ -80,6 +80,8 @@ def load_model(o: argparse.Namespace) -> tuple[Model, Progress]:
             chat_template=getattr(o, "chat_template", None),
             progress=progress,
         )
+    if model.info["placement"]:
+        note(model.info["placement"])
     return model, progress
 
 

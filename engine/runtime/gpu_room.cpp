@@ -1,0 +1,58 @@
+// Whether a session fits on the GPU: its ceiling is known when it begins.
+#include <algorithm>
+
+#include "engine/runtime/placement.h"
+#include "engine/runtime/session.h"
+
+namespace foveal {
+
+// Ceiling of the KV rows in the GPU's memory, the copy included that an evicting prefill can be taken back with.
+uint64_t SessionImpl::gpu_kv_ceiling() const {
+  const Place& place = model_->places().back();
+  const auto rows_at_most = [&]() -> double {
+    const auto all = static_cast<double>(n_ctx_);
+    switch (kv_.budget.kind) {
+      case Budget::rows:
+        return std::min(all, kv_.budget.value) + kv_.slack;
+      case Budget::percent:
+        return all * kv_.budget.value / 100 + kv_.slack;
+      default:
+        return all;
+    }
+  };
+  const auto rows = static_cast<int64_t>(rows_at_most());
+  double bytes = 0;
+  for (int il = place.first; il < place.stop; ++il) {
+    const int window = params().sliding_window[static_cast<size_t>(il)];
+    const int64_t held = window > 0 ? std::min<int64_t>(n_ctx_, window + 64) : rows;
+    bytes += static_cast<double>(store_->head_bytes(held)) * params().n_head_kv;
+  }
+  const double share = static_cast<double>(place.stop - place.first) / params().n_layer;
+  if (kv_.budget.kind == Budget::bytes) bytes = std::min(bytes, kv_.budget.value * share);
+  if (kv_.budget.kind == Budget::automatic) bytes = 0;  // is made to fit
+  return static_cast<uint64_t>(bytes * (kv_.budget.kind == Budget::everything ? 1 : 2));
+}
+
+void SessionImpl::check_gpu_room() const {
+  if (model_->places().size() < 2) return;
+  const Place& place = model_->places().back();
+  const uint64_t kv = gpu_kv_ceiling(), free = place.backend->free_bytes();
+  const uint64_t scratch = gpu_scratch_bytes(params(), place.stop - place.first, n_ctx_);
+  if (kv + scratch <= free) return;
+  const auto mib = [](uint64_t bytes) { return cat((bytes + (1 << 20) - 1) >> 20, " MiB"); };
+  fail(ErrorCode::out_of_memory, "a session of ", n_ctx_, " rows needs ", mib(kv + scratch), " on ",
+       place.backend->name(), " (KV rows ", mib(kv), ", prefill ", mib(scratch), "), found ", mib(free),
+       " free; a smaller n_ctx or kv budget, or gpu_layers below ", place.stop - place.first, " would fit");
+}
+
+uint64_t SessionImpl::available_for_kv() const {
+  const uint64_t host = available_memory();
+  if (model_->places().size() < 2) return host;
+  const Place& place = model_->places().back();
+  const uint64_t scratch = gpu_scratch_bytes(params(), place.stop - place.first, n_ctx_) + kGpuMargin;
+  const uint64_t free = place.backend->free_bytes(), left = free > scratch ? (free - scratch) / 2 : 0;
+  const double share = static_cast<double>(place.stop - place.first) / params().n_layer;
+  return std::min(host, static_cast<uint64_t>(static_cast<double>(left) / share));
+}
+
+}  // namespace foveal

@@ -1,0 +1,27 @@
+// Which layers a GPU computes: the last N, so that the hidden states cross once.
+#pragma once
+
+#include "engine/backend/devices.h"
+#include "engine/engine.h"
+#include "engine/models/text_model.h"
+
+namespace foveal {
+
+struct Placement {
+  int device = -1;     // index of the GPU, -1: none
+  int gpu_layers = 0;  // the last layers, with the output matrix
+  std::string note;    // what was chosen, in words; "" without a GPU
+};
+
+// From the headers alone, before any weight is read. Errors, all with numbers: invalid_argument (a device that isn't
+// known, more layers than the model has), device (there is no GPU), out_of_memory (the layers don't fit).
+Placement place_layers(const Gguf& file, const TextParams& p, const ModelOptions& o, const GpuDevices& devices);
+
+// Bytes beside weights that `layers` layers take on a GPU while a session of `rows` rows reads its prompt: what lives
+// for that time (hidden states, one layer's rows in float32, a chunk's scratch), the remembered queries.
+uint64_t gpu_scratch_bytes(const TextParams& p, int layers, int64_t rows);
+
+// Kept free of a plan: the driver's own, and staging buffers of single operations.
+constexpr uint64_t kGpuMargin = 128u << 20;
+
+}  // namespace foveal

@@ -1,0 +1,219 @@
+// A GPU for tests of everything above the kernels: the CPU's kernels on memory that nobody but the backend's own calls
+// may touch (any other access is a segmentation fault). Defines what engine/backend/devices.h declares, in place of the
+// library's answer; include it in one file of a program.
+#pragma once
+
+#include <sys/mman.h>
+
+#include <map>
+
+#include "engine/backend/devices.h"
+#include "engine/core/error.h"
+
+namespace guarded {
+
+struct Settings {
+  uint64_t total = 256u << 20;  // bytes of its memory
+  std::string none_because;     // not empty: there is no GPU
+  long fail_at = -1;            // the allocation of this number (from 0) fails
+  long allocations = 0;         // so far
+  uint64_t used = 0, peak = 0;  // bytes
+  long copies_in = 0, largest_in = 0;
+};
+inline Settings settings;
+
+// First fit over one mapping that is closed unless a call is running.
+class Arena final : public foveal::Memory {
+ public:
+  explicit Arena(size_t bytes) : bytes_(bytes) {
+    base_ = static_cast<char*>(mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+    free_[0] = bytes;
+  }
+  ~Arena() override { munmap(base_, bytes_); }
+  void* allocate(size_t n) override {
+    n = (n + 255) / 256 * 256;
+    if (settings.allocations++ == settings.fail_at) refuse(n);
+    for (auto& [at, room] : free_) {
+      if (room < n) continue;
+      const size_t start = at, left = room - n;
+      free_.erase(at);
+      if (left > 0) free_[start + n] = left;
+      taken_[start] = n;
+      settings.used += n;
+      settings.peak = std::max(settings.peak, settings.used);
+      return base_ + start;
+    }
+    refuse(n);
+  }
+  void release(void* p) noexcept override {
+    const auto start = static_cast<size_t>(static_cast<char*>(p) - base_);
+    const size_t n = taken_.at(start);
+    taken_.erase(start);
+    settings.used -= n;
+    open();
+    std::memset(p, 0xff, n);  // not a number
+    close();
+    free_[start] = n;
+    for (auto it = free_.begin(); it != free_.end();) {
+      const auto next = std::next(it);
+      if (next != free_.end() && it->first + it->second == next->first) {
+        it->second += next->second;
+        free_.erase(next);
+      } else {
+        it = next;
+      }
+    }
+  }
+  void open() noexcept { mprotect(base_, bytes_, PROT_READ | PROT_WRITE); }
+  void close() noexcept { mprotect(base_, bytes_, PROT_NONE); }
+  bool holds(const void* p) const { return p >= base_ && p < base_ + bytes_; }
+
+ private:
+  [[noreturn]] static void refuse(size_t n) {
+    foveal::fail(foveal::ErrorCode::out_of_memory, "guarded gpu: no room for ", n, " bytes");
+  }
+  size_t bytes_;
+  char* base_;
+  std::map<size_t, size_t> free_, taken_;
+};
+
+struct GuardedWeight final : foveal::Weight {
+  foveal::WeightPtr inner;
+  foveal::Buffer<uint8_t> block;  // takes the room that it would take
+};
+
+class GuardedBackend final : public foveal::Backend {
+ public:
+  GuardedBackend() : cpu_(foveal::make_cpu_backend(1)), arena_(settings.total) {}
+  std::string name() const override { return "guarded:0"; }
+  foveal::Memory* memory() override { return &arena_; }
+  uint64_t free_bytes() override { return settings.total - settings.used; }
+  void copy_in(void* to, const void* host, size_t n) override {
+    if (!arena_.holds(to) || arena_.holds(host)) foveal::fail(foveal::ErrorCode::device, "copy_in: wrong side");
+    ++settings.copies_in;
+    settings.largest_in = std::max(settings.largest_in, static_cast<long>(n));
+    with([&] { std::memcpy(to, host, n); });
+  }
+  void copy_out(void* host, const void* from, size_t n) override {
+    if (!arena_.holds(from) || arena_.holds(host)) foveal::fail(foveal::ErrorCode::device, "copy_out: wrong side");
+    with([&] { std::memcpy(host, from, n); });
+  }
+  void copy(void* to, const void* from, size_t n) override {
+    if (!arena_.holds(to) || !arena_.holds(from)) foveal::fail(foveal::ErrorCode::device, "copy: wrong side");
+    with([&] { std::memmove(to, from, n); });
+  }
+
+  foveal::WeightPtr load_matrix(std::span<const foveal::TensorInfo* const> parts) override {
+    auto w = std::make_unique<GuardedWeight>();
+    w->inner = cpu_->load_matrix(parts);
+    w->rows = w->inner->rows;
+    w->cols = w->inner->cols;
+    w->bytes = w->inner->bytes;
+    w->block = foveal::Buffer<uint8_t>(w->bytes, &arena_);
+    return w;
+  }
+  foveal::WeightPtr load_table(const foveal::TensorInfo& t) override { return cpu_->load_table(t); }
+  foveal::Buffer<float> load_floats(const foveal::TensorInfo& t) override {
+    const foveal::Buffer<float> host = cpu_->load_floats(t);
+    foveal::Buffer<float> out(host.size(), &arena_);
+    copy_in(out.data(), host.data(), host.bytes());
+    return out;
+  }
+
+  void embed_rows(foveal::Mat out, const foveal::Weight& w, std::span<const int32_t> ids) override {
+    with([&] { cpu_->embed_rows(out, w, ids); });
+  }
+  void matmul(foveal::Mat out, const foveal::Weight& w, foveal::ConstMat x, const float* bias) override {
+    with([&] { cpu_->matmul(out, *static_cast<const GuardedWeight&>(w).inner, x, bias); });
+  }
+  void rms_norm(foveal::Mat out, foveal::ConstMat x, const float* w, float eps) override {
+    with([&] { cpu_->rms_norm(out, x, w, eps); });
+  }
+  void layer_norm(foveal::Mat out, foveal::ConstMat x, const float* w, const float* b, float eps) override {
+    with([&] { cpu_->layer_norm(out, x, w, b, eps); });
+  }
+  void add(foveal::Mat x, foveal::ConstMat y, const float* scale) override {
+    with([&] { cpu_->add(x, y, scale); });
+  }
+  void scale(foveal::Mat x, float s) override {
+    with([&] { cpu_->scale(x, s); });
+  }
+  void act(foveal::Mat x, foveal::Act kind) override {
+    with([&] { cpu_->act(x, kind); });
+  }
+  void gated_act(foveal::Mat out, foveal::ConstMat gate, foveal::ConstMat up, foveal::Act kind) override {
+    with([&] { cpu_->gated_act(out, gate, up, kind); });
+  }
+  void rope(foveal::Mat x, int n_head, foveal::ConstMat cs, foveal::RopeStyle style) override {
+    with([&] { cpu_->rope(x, n_head, cs, style); });
+  }
+  void attend_prefill(foveal::Mat out, foveal::ConstMat q, std::span<const foveal::KvHead> heads, int64_t n_new,
+                      const int32_t* lo, const int32_t* hi, int64_t head_dim, const foveal::AttendParams& p) override {
+    with([&] { cpu_->attend_prefill(out, q, heads, n_new, lo, hi, head_dim, p); });
+  }
+  void attend_ragged(foveal::Mat out, foveal::ConstMat q, std::span<const foveal::KvHead> heads, foveal::KvType type,
+                     int64_t head_dim, const foveal::AttendParams& p) override {
+    with([&] { cpu_->attend_ragged(out, q, heads, type, head_dim, p); });
+  }
+  void attend_full(foveal::Mat out, foveal::ConstMat q, foveal::ConstMat k, foveal::ConstMat v, int n_head,
+                   std::span<const int32_t> segments, float scale) override {
+    with([&] { cpu_->attend_full(out, q, k, v, n_head, segments, scale); });
+  }
+  void append_kv(std::span<const foveal::KvHead> heads, foveal::KvType type, foveal::ConstMat k, foveal::ConstMat v,
+                 int64_t head_dim) override {
+    with([&] { cpu_->append_kv(heads, type, k, v, head_dim); });
+  }
+  void gather_slots(foveal::KvHead dst, foveal::KvType dst_type, foveal::KvHead src, foveal::KvType src_type,
+                    std::span<const int32_t> slots, int64_t head_dim) override {
+    with([&] { cpu_->gather_slots(dst, dst_type, src, src_type, slots, head_dim); });
+  }
+  void window_attention(foveal::Mat probs, foveal::ConstMat q, foveal::KvHead head, foveal::KvType type,
+                        std::span<const int64_t> visible, float scale, float softcap) override {
+    if (arena_.holds(probs.data) || arena_.holds(q.data))
+      foveal::fail(foveal::ErrorCode::device, "window_attention: wrong side");
+    with([&] { cpu_->window_attention(probs, q, head, type, visible, scale, softcap); });
+  }
+  void key_cosine(float* cosine, double* mean_norm2, foveal::KvHead head, foveal::KvType type,
+                  int64_t head_dim) override {
+    with([&] { cpu_->key_cosine(cosine, mean_norm2, head, type, head_dim); });
+  }
+  void row_norm(float* norms, const void* rows, foveal::KvType type, int64_t n, int64_t head_dim) override {
+    with([&] { cpu_->row_norm(norms, rows, type, n, head_dim); });
+  }
+  void patch_rows(foveal::Mat out, const float* pixels, int64_t height, int64_t width, int64_t patch) override {
+    with([&] { cpu_->patch_rows(out, pixels, height, width, patch); });
+  }
+  void merge_rows(foveal::Mat out, foveal::ConstMat x, std::span<const int32_t> index, int64_t m) override {
+    with([&] { cpu_->merge_rows(out, x, index, m); });
+  }
+
+ private:
+  template <class Fn>
+  void with(Fn&& fn) {
+    arena_.open();
+    try {
+      fn();
+    } catch (...) {
+      arena_.close();
+      throw;
+    }
+    arena_.close();
+  }
+  std::unique_ptr<foveal::Backend> cpu_;
+  Arena arena_;
+};
+
+}  // namespace guarded
+
+namespace foveal {
+
+GpuDevices cuda_devices() {
+  if (!guarded::settings.none_because.empty()) return {{}, guarded::settings.none_because};
+  return {{{0, "Guarded", "0.0", guarded::settings.total, guarded::settings.total - guarded::settings.used}}, ""};
+}
+
+std::unique_ptr<Backend> make_cuda_backend(int) {
+  return std::make_unique<guarded::GuardedBackend>();
+}
+
+}  // namespace foveal

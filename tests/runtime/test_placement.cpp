@@ -1,0 +1,221 @@
+// Layers on a GPU: the same bits as on the CPU wherever the layers are, for every family, with eviction and all that a
+// session can do; nothing of the GPU's memory is followed on the host; what doesn't fit is refused before any work.
+#include <unistd.h>
+
+#include "engine/engine.h"
+#include "tests/check.h"
+#include "tests/runtime/guarded_gpu.h"
+
+using namespace foveal;
+using guarded::settings;
+
+namespace {
+
+std::string data(const std::string& name) {
+  return std::string(FOVEAL_TEST_DATA) + "/" + name;
+}
+
+Image picture(int width, int height) {
+  Image image;
+  image.width = width;
+  image.height = height;
+  for (int y = 0; y < height; ++y)
+    for (int x = 0; x < width; ++x)
+      for (int c = 0; c < 3; ++c) image.rgb.push_back(static_cast<uint8_t>((x * (c + 3) + y * 5 + x * y / 7) % 256));
+  return image;
+}
+
+std::shared_ptr<const Model> load(const std::string& family, const char* device, int gpu_layers) {
+  ModelOptions o;
+  const std::string mmproj = data(family + "/mmproj-f16.gguf");
+  if (access(mmproj.c_str(), R_OK) == 0) o.mmproj = mmproj;
+  o.device = device;
+  o.gpu_layers = gpu_layers;
+  o.threads = 1;
+  return Model::load(data(family + "/model-f16.gguf"), o);
+}
+
+std::vector<int32_t> ids(int n, int from) {
+  std::vector<int32_t> out;
+  for (int i = 0; i < n; ++i) out.push_back((from + i * 7) % 200 + 10);
+  return out;
+}
+
+struct Trace {
+  std::vector<float> logits;
+  std::vector<std::vector<std::vector<int32_t>>> kept;
+  std::vector<float> kv;
+  bool operator==(const Trace& o) const {
+    const auto same = [](const std::vector<float>& a, const std::vector<float>& b) {
+      return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+    };
+    return same(logits, o.logits) && kept == o.kept && same(kv, o.kv);
+  }
+};
+
+void note(Trace& t, const Session& s, int n_layer) {
+  t.logits.insert(t.logits.end(), s.logits().begin(), s.logits().end());
+  for (int il = 0; il < n_layer; ++il) {
+    t.kept.push_back(s.kept(il));
+    const auto arrays = s.kv_arrays(il);
+    for (const auto* side : {&arrays.first, &arrays.second})
+      for (const Matrix& m : *side) t.kv.insert(t.kv.end(), m.view().data, m.view().data + m.rows() * m.cols());
+  }
+}
+
+KvOptions budget(double rows) {
+  KvOptions kv;
+  kv.budget = {Budget::rows, rows};
+  kv.window = 8;
+  kv.slack = 8;
+  return kv;
+}
+
+// A prompt with a picture, decoding past the slack, a second turn, a fork, a file, an eviction by hand, an undo.
+Trace play(const Model& model, const KvOptions& kv) {
+  const int n = model.info().n_layer;
+  const auto s = model.session(kv, 2048);
+  const Image image = picture(96, 64);
+  std::vector<Part> parts = {ids(30, 1), ids(40, 5)};
+  if (model.has_vision()) parts.insert(parts.begin() + 1, Part(image.view()));
+  s->prefill(parts);
+  Trace t;
+  note(t, *s, n);
+  for (int i = 0; i < 20; ++i) s->step(20 + i * 3);
+  note(t, *s, n);
+  s->prefill(std::vector<Part>{ids(25, 3)});
+  note(t, *s, n);
+  const auto twin = s->fork();
+  s->step(33);
+  twin->step(33);
+  note(t, *s, n);
+  note(t, *twin, n);
+  const std::string path = "/tmp/foveal-placement-" + std::to_string(getpid());
+  s->save(path);
+  const auto again = model.load_session(path);
+  unlink(path.c_str());
+  again->step(44);
+  note(t, *again, n);
+  twin->evict(budget(24));
+  twin->step(44);
+  note(t, *twin, n);
+  s->undo();
+  note(t, *s, n);
+  return t;
+}
+
+}  // namespace
+
+TEST(same_bits_wherever_the_layers_are) {
+  for (const char* family : {"qwen2vl", "qwen25vl", "qwen3vl", "gemma3", "llava15", "internvl3", "smolvlm",
+                             "text_llama", "text_mistral", "text_qwen3"}) {
+    const auto cpu = load(family, "cpu", -1);
+    const int n = cpu->info().n_layer;
+    for (const KvOptions& kv : {KvOptions{}, budget(48)}) {
+      const Trace want = play(*cpu, kv);
+      for (const int layers : {-1, 1, n - 1}) {
+        const auto gpu = load(family, "auto", layers);
+        CHECK(gpu->info().backend.rfind("guarded:0, ", 0) == 0);
+        const bool same = play(*gpu, kv) == want;
+        if (!same) std::printf("%s, %d layers, budget %g\n", family, layers, kv.budget.value);
+        CHECK(same);
+      }
+    }
+    CHECK_EQ(settings.used, uint64_t{0});
+  }
+}
+
+TEST(hidden_states_cross_once) {
+  const auto model = load("qwen2vl", "cuda", 1);
+  const auto s = model->session({}, 512);
+  settings.copies_in = settings.largest_in = 0;
+  s->prefill(std::vector<Part>{ids(60, 1)});
+  CHECK_EQ(settings.copies_in, 2L);  // hidden states, angles
+  CHECK_EQ(settings.largest_in, 60L * model->info().n_embd * 4);
+  settings.copies_in = 0;
+  s->step(5);
+  CHECK_EQ(settings.copies_in, 2L);
+}
+
+TEST(refused_before_any_work) {
+  const auto n = load("qwen2vl", "cpu", -1)->info().n_layer;
+  CHECK_THROWS(Error, cat("gpu_layers: found 99, the model has ", n, " layers").c_str(), load("qwen2vl", "auto", 99));
+  CHECK_THROWS(Error, "gpu_layers: found 1 with device 'cpu'", load("qwen2vl", "cpu", 1));
+  CHECK_THROWS(Error, "expected 'auto', 'cpu', 'cuda' or 'cuda:N'", load("qwen2vl", "rocm", -1));
+  CHECK_THROWS(Error, "device 'cuda:3': found 1 GPUs", load("qwen2vl", "cuda:3", -1));
+  CHECK_EQ(load("qwen2vl", "auto", 0)->info().backend.rfind("cpu", 0), size_t{0});
+
+  settings.none_because = "no driver";
+  CHECK_THROWS(Error, "device 'cuda': no driver; use device 'cpu' or 'auto'", load("qwen2vl", "cuda", -1));
+  CHECK_THROWS(Error, "gpu_layers 2: no driver; use device 'cpu' and gpu_layers 0", load("qwen2vl", "auto", 2));
+  const auto without = load("qwen2vl", "auto", -1);
+  CHECK_EQ(without->info().placement, std::string());
+  settings.none_because = "";
+
+  settings.total = 120u << 20;  // below what is kept for the driver
+  CHECK_THROWS(Error, "device 'cuda': not one layer fits (weights 1 MiB", load("qwen2vl", "cuda", -1));
+  CHECK_THROWS(Error, "120 MiB of 120 MiB are free on Guarded", load("qwen2vl", "cuda", 1));
+  CHECK(load("qwen2vl", "auto", -1)->info().placement.rfind("all layers on the CPU: not one fits", 0) == 0);
+  settings.total = 256u << 20;
+
+  const auto model = load("qwen2vl", "cuda", -1);
+  CHECK(model->info().placement.rfind(cat(n, " of ", n, " layers on cuda:0 Guarded"), 0) == 0);
+  CHECK_THROWS(Error, "a session of 4000000 rows needs", model->session({}, 4000000));
+  KvOptions quantised;
+  quantised.dtype = KvType::Q8_0;
+  CHECK_THROWS(Error, "kv dtype q8_0 and q4_0 are for layers on the CPU", model->session(quantised, 512));
+}
+
+// Whatever allocation fails, in loading, in a session's start, in a prefill or a step: an error, nothing leaks, the
+// session goes on as it was, and so do the CPU's.
+TEST(any_allocation_may_fail) {
+  const auto cpu = load("qwen2vl", "cpu", -1);
+  const auto beside = cpu->session(budget(40), 512);
+  beside->prefill(std::vector<Part>{ids(60, 1)});
+  const std::vector<float> before(beside->logits().begin(), beside->logits().end());
+
+  settings.allocations = 0;
+  load("qwen2vl", "cuda", -1);
+  for (long at = 0, n = settings.allocations; at < n; at += 5) {
+    settings.allocations = 0;
+    settings.fail_at = at;
+    CHECK_THROWS(Error, "guarded gpu: no room", load("qwen2vl", "cuda", -1));
+    settings.fail_at = -1;
+    CHECK_EQ(settings.used, uint64_t{0});
+  }
+
+  const auto model = load("qwen2vl", "cuda", -1);
+  const uint64_t weights = settings.used;
+  const auto run = [&](bool fail) {
+    const auto s = model->session(budget(40), 512);
+    s->prefill(std::vector<Part>{ids(60, 1)});
+    s->step(7);
+    if (fail) {
+      long failures = 0;
+      for (long at = 0; at < 400; at += 3) {
+        settings.allocations = 0;
+        settings.fail_at = at;
+        bool failed = false;
+        try {
+          s->prefill(std::vector<Part>{ids(50, 2)});
+        } catch (const Error& e) {
+          failed = e.code() == ErrorCode::out_of_memory;
+        }
+        settings.fail_at = -1;
+        if (!failed) break;
+        ++failures;
+        CHECK_EQ(s->tokens().size(), size_t{61});
+      }
+      CHECK(failures > 3);
+    } else {
+      s->prefill(std::vector<Part>{ids(50, 2)});
+    }
+    s->step(9);
+    return std::vector<float>(s->logits().begin(), s->logits().end());
+  };
+  CHECK(run(true) == run(false));
+  CHECK_EQ(settings.used, weights);
+
+  CHECK(std::vector<float>(beside->logits().begin(), beside->logits().end()) == before);
+  beside->step(9);
+}
