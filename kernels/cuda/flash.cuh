@@ -50,7 +50,7 @@ __device__ __forceinline__ void flash_load(float* to, int stride, const float* f
 // Grid: blocks of 8*R queries of a KV head (token major, then the heads that share it); KV heads. 8 x 16 threads: R
 // queries and 2 keys each in the scores, R queries and C * 4 columns (64 apart) in the result.
 template <int R, int C>
-__global__ void __launch_bounds__(flash_threads) flash_attend(Flash p) {
+__global__ void __launch_bounds__(flash_threads, 3) flash_attend(Flash p) {
   constexpr int queries = 8 * R, keys = flash_keys;
   const int head_dim = static_cast<int>(p.head_dim), stride = (head_dim + 3) / 4 * 4 + 4;
   FOVEAL_SHARED(shared);
