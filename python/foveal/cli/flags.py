@@ -11,13 +11,14 @@ from typing import Any, NoReturn
 
 RUN, CHAT, INFO, BENCH = "run", "chat", "info", "bench"
 CONVERT, QUANTIZE = "convert", "quantize"
-PLAN = "plan"
+PLAN, DEMO = "plan", "demo"
 EVALUATE, CALIBRATE = "evaluate", "calibrate"
 JUDGE = (EVALUATE, CALIBRATE)
 TALK, MODEL = (RUN, CHAT), (RUN, CHAT, BENCH)
 KEEP = (*MODEL, PLAN)
 
 COMMANDS = {
+    DEMO: "the built-in model reads built-in pictures: nothing to download",
     RUN: "answer one prompt",
     CHAT: "talk; /help lists what can be typed",
     INFO: "print metadata, tensors and sizes of a GGUF file",
@@ -94,6 +95,11 @@ class Flag:
 FLAGS = (
     Flag(("-m", "--model"), (*KEEP, INFO), "text model (GGUF)", metavar="FILE"),
     Flag(("--mmproj",), KEEP, "picture encoder of that model (GGUF)", metavar="FILE"),
+    Flag(("--image",), (DEMO,), "your own picture instead of the built-in ones", metavar="FILE"),
+    Flag(("-q", "--question"), (DEMO,), "asked about it", metavar="TEXT"),
+    Flag(("--kv-budget",), (DEMO,), "rows per head beside the full cache: N, N%%, NMiB", budget, 64),
+    Flag(("-o", "--output"), (DEMO,), "folder for maps of what was kept; without it a temporary one", metavar="DIR"),
+    Flag(("-t", "--threads"), (DEMO,), "threads; without it the physical cores", integer(1, 1024)),
     Flag(("--image",), TALK, "picture for the prompt; repeatable", metavar="FILE,...", repeat=True),
     Flag(("-p", "--prompt"), TALK, "the prompt; run reads standard input without it", metavar="TEXT"),
     Flag(("-f", "--file"), (RUN,), "read the prompt from a file", metavar="FILE"),

@@ -13,6 +13,7 @@ from .bench import bench
 from .calibrate import calibrate
 from .chat import chat
 from .convert import convert
+from .demo import demo
 from .evaluate import evaluate
 from .info import info
 from .plan import plan
@@ -26,6 +27,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "bench": bench,
     "calibrate": calibrate,
     "convert": convert,
+    "demo": demo,
     "evaluate": evaluate,
     "plan": plan,
     "quantize": quantize,
