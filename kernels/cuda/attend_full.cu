@@ -26,9 +26,7 @@ void attend_full(Rows out, ConstRows q, ConstRows k, ConstRows v, int n_head, co
   if (q.rows == 0) return;
   const int64_t head_dim = q.cols / n_head;
   const Flash p{out, q, nullptr, k, v, 1, head_dim, lo, hi, scale, 0.0f};
-  if (head_dim <= 64) return flash_launch<4, 1>(p, n_head, stream);
-  if (head_dim <= 128) return flash_launch<4, 2>(p, n_head, stream);
-  flash_launch<2, 4>(p, n_head, stream);
+  flash(p, n_head, stream);
 }
 
 }  // namespace foveal::cuda

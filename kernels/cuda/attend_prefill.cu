@@ -7,9 +7,7 @@ void attend_prefill(Rows out, ConstRows q, const KvHead* heads, int64_t n_kv, co
                     int64_t head_dim, float scale, float softcap, Stream stream) {
   if (q.rows == 0) return;
   const Flash p{out, q, heads, {}, {}, q.cols / head_dim / n_kv, head_dim, lo, hi, scale, softcap};
-  if (head_dim <= 64) return flash_launch<4, 1>(p, n_kv, stream);
-  if (head_dim <= 128) return flash_launch<4, 2>(p, n_kv, stream);
-  flash_launch<2, 4>(p, n_kv, stream);
+  flash(p, n_kv, stream);
 }
 
 }  // namespace foveal::cuda

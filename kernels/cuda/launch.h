@@ -8,6 +8,12 @@
 
 #include "kernels/quant/types.h"
 
+#ifdef __CUDACC__
+#define FOVEAL_HOST_DEVICE __host__ __device__
+#else
+#define FOVEAL_HOST_DEVICE
+#endif
+
 struct CUstream_st;  // cudaStream_t is a pointer to it
 
 namespace foveal::cuda {
@@ -31,10 +37,7 @@ enum class Act : int32_t { silu, gelu_tanh, gelu_erf, gelu_quick };
 enum class RowType : int32_t { F32 = 0, F16 = 1, Q4_0 = 2, Q8_0 = 8 };  // ids as in ggml; blocks of 32 for Q4_0, Q8_0
 
 // Bytes of n elements (n a multiple of 32 for the block types).
-#ifdef __CUDACC__
-__host__ __device__
-#endif
-constexpr int64_t row_bytes(RowType type, int64_t n) {
+FOVEAL_HOST_DEVICE constexpr int64_t row_bytes(RowType type, int64_t n) {
   return type == RowType::F32    ? 4 * n
          : type == RowType::F16  ? 2 * n
          : type == RowType::Q8_0 ? n / 32 * 34

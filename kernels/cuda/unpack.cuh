@@ -341,16 +341,11 @@ __device__ __forceinline__ float unit_value(const Unit& o, int h, int i) {
 }
 
 // CALL(Q4_0) CALL(Q4_1) ... for the cases of a switch.
-#define FOVEAL_QUANTISED(CALL)                                                                                    \
-  CALL(Q4_0)                                                                                                      \
-  CALL(Q4_1)                                                                                                      \
-  CALL(Q5_0)                                                                                                      \
-  CALL(Q5_1)                                                                                                      \
-  CALL(Q8_0)                                                                                                      \
-  CALL(Q2_K)                                                                                                      \
-  CALL(Q3_K)                                                                                                      \
-  CALL(Q4_K)                                                                                                      \
-  CALL(Q5_K) CALL(Q6_K) CALL(IQ2_XXS) CALL(IQ2_XS) CALL(IQ3_XXS) CALL(IQ1_S) CALL(IQ4_NL) CALL(IQ3_S) CALL(IQ2_S) \
-      CALL(IQ4_XS) CALL(IQ1_M) CALL(TQ1_0) CALL(TQ2_0) CALL(MXFP4)
+// clang-format off
+#define FOVEAL_QUANTISED(CALL)                                                                                         \
+  CALL(Q4_0) CALL(Q4_1) CALL(Q5_0) CALL(Q5_1) CALL(Q8_0) CALL(Q2_K) CALL(Q3_K) CALL(Q4_K) CALL(Q5_K) CALL(Q6_K)        \
+  CALL(IQ2_XXS) CALL(IQ2_XS) CALL(IQ2_S) CALL(IQ3_XXS) CALL(IQ3_S) CALL(IQ1_S) CALL(IQ1_M) CALL(IQ4_NL) CALL(IQ4_XS)   \
+  CALL(TQ1_0) CALL(TQ2_0) CALL(MXFP4)
+// clang-format on
 
 }  // namespace foveal::cuda

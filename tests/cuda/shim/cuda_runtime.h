@@ -67,6 +67,7 @@ extern long launches;    // kernels run so far
 void barrier();          // __syncthreads
 uint64_t exchange(unsigned mask, uint64_t value, int from);  // value of lane `from` of this warp
 uint64_t ballot(unsigned mask, bool value);
+void gather(uint64_t value, uint64_t (&all)[32]);  // the values of all lanes
 void sync_warp(unsigned mask);
 unsigned char* dynamic_shared();
 // Runs body for all threads of all blocks. Dynamic shared memory starts as NaNs in every block.

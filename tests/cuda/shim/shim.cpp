@@ -134,6 +134,10 @@ uint64_t ballot(unsigned mask, bool value) {
   return bits;
 }
 
+void gather(uint64_t value, uint64_t (&all)[32]) {
+  std::memcpy(all, meet(0xffffffffu, value), sizeof all);
+}
+
 void sync_warp(unsigned mask) {
   meet(mask, 0);
 }
