@@ -37,6 +37,9 @@ struct ModelOptions {
   int gpu_layers = -1;                             // the last layers go to the GPU; -1 = as many as fit
   int threads = 0;                                 // 0 = physical cores
   int image_min_tokens = 0, image_max_tokens = 0;  // 0 = the file's or the family's own limits
+  // "f32" | "bf16": products of the picture encoder's transformer. bf16 is faster on CPUs that have AMX
+  // (unsupported elsewhere) and leaves the embeddings within a per cent, not 1e-3 (docs/fidelity.md).
+  std::string vision_precision = "f32";
   Progress progress;
 };
 

@@ -36,11 +36,17 @@ const char* at(const void* rows, int64_t offset) {
 constexpr int64_t measure_rows = 256;  // rows of one piece of a measurement
 // Rows of one piece of a head in decode: short heads are cut finer, so that every worker gets a like share.
 int64_t chunk_rows(int64_t len) {
-  return len <= 1024 ? decode_rows / 4 : decode_rows;
+  return len <= 1024 ? decode_rows / 2 : decode_rows;
 }
 int64_t chunk_count(int64_t len) {
   return (len + chunk_rows(len) - 1) / chunk_rows(len);
 }
+
+struct Piece {  // of a head, in decode
+  int64_t head = 0;
+  const void *k = nullptr, *v = nullptr;
+  int64_t rows = 0;
+};
 
 constexpr int64_t spare_rows = 16384;  // decode this far past a prefill without growing the partial results
 
@@ -139,25 +145,35 @@ void CpuBackend::attend_ragged(Mat out, ConstMat q, std::span<const KvHead> head
   }
   reserve_parts(static_cast<size_t>(chunks * part));
   const bool parallel = rows * bytes * 2 >= piece_elements * 2;
-  for_items(chunks, ops_.decode_scratch(group, head_dim), parallel, [&](int64_t item, float* scratch) {
-    int64_t ih = 0, chunk = item;
-    for (int64_t n; chunk >= (n = chunk_count(heads[static_cast<size_t>(ih)].len)); ++ih) chunk -= n;
-    const KvHead& head = heads[static_cast<size_t>(ih)];
-    const int64_t first = chunk * chunk_rows(head.len);
+  const auto piece_of = [&](int64_t item) {
+    size_t ih = 0;
+    int64_t chunk = item;
+    for (int64_t n; chunk >= (n = chunk_count(heads[ih].len)); ++ih) chunk -= n;
+    const int64_t size = chunk_rows(heads[ih].len), first = chunk * size;
+    return Piece{static_cast<int64_t>(ih), at(heads[ih].k, first * bytes), at(heads[ih].v, first * bytes),
+                 std::min(size, heads[ih].len - first)};
+  };
+  const auto one = [&](int64_t item, bool asked, bool goes_on, float* scratch) {
+    const Piece piece = piece_of(item), next = goes_on ? piece_of(item + 1) : Piece{};
     DecodeChunk c;
-    c.q = q.row(0) + ih * group * head_dim;
-    c.k = at(head.k, first * bytes);
-    c.v = at(head.v, first * bytes);
+    c.q = q.row(0) + piece.head * group * head_dim;
+    c.k = piece.k;
+    c.v = piece.v;
     c.type = static_cast<RowType>(type);
     c.group = group;
     c.head_dim = head_dim;
-    c.n_rows = std::min(chunk_rows(head.len), head.len - first);
+    c.n_rows = piece.rows;
     c.scale = p.scale;
     c.softcap = p.softcap;
     c.part = parts_.data() + item * part;
     c.scratch = scratch;
+    c.next_k = next.k;
+    c.next_v = next.v;
+    c.next_rows = next.rows;
+    c.asked = asked;
     ops_.decode_chunk(c);
-  });
+  };
+  for_neighbours(chunks, ops_.decode_scratch(group, head_dim), parallel, one);
   const float* parts = parts_.data();
   for (int64_t ih = 0; ih < n_kv; ++ih) {
     const int64_t n = chunk_count(heads[static_cast<size_t>(ih)].len);

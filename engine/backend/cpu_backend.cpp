@@ -15,7 +15,12 @@ static_assert(static_cast<int>(Act::silu) == static_cast<int>(CpuAct::silu) &&
               static_cast<int>(Act::gelu_quick) == static_cast<int>(CpuAct::gelu_quick));
 
 CpuBackend::CpuBackend(int threads, Isa isa)
-    : pool_(threads > 0 ? threads : ThreadPool::default_threads()), isa_(isa), ops_(cpu_ops(isa)) {}
+    : pool_(threads > 0 ? threads : ThreadPool::default_threads()),
+      isa_(isa),
+      ops_(cpu_ops(isa)),
+      kernels_(matmul_kernels(isa)),
+      amx_(amx_kernels(isa)),
+      cursors_(static_cast<size_t>(pool_.size())) {}
 
 std::string CpuBackend::name() const {
   return cat("cpu (", isa_name(isa_), ", ", pool_.size(), pool_.size() == 1 ? " thread)" : " threads)");
@@ -23,6 +28,11 @@ std::string CpuBackend::name() const {
 
 WeightPtr CpuBackend::load_matrix(std::span<const TensorInfo* const> parts) {
   return pack_weight(parts, isa_, pool_);
+}
+
+WeightPtr CpuBackend::load_matrix_bf16(std::span<const TensorInfo* const> parts) {
+  if (!amx_) return Backend::load_matrix_bf16(parts);
+  return pack_weight(parts, isa_, pool_, true);
 }
 
 WeightPtr CpuBackend::load_table(const TensorInfo& t) {
@@ -39,7 +49,7 @@ void CpuBackend::embed_rows(Mat out, const Weight& w, std::span<const int32_t> i
 
 void CpuBackend::matmul(Mat out, const Weight& w, ConstMat x, const float* bias) {
   std::lock_guard lock(busy_);
-  cpu_matmul(pool_, matmul_kernels(isa_), out, static_cast<const CpuWeight&>(w), x, bias, matmul_scratch_);
+  cpu_matmul(pool_, kernels_, out, static_cast<const CpuWeight&>(w), x, bias, matmul_scratch_, amx_);
 }
 
 void CpuBackend::rms_norm(Mat out, ConstMat x, const float* w, float eps) {

@@ -2,7 +2,9 @@
 // of kernels chosen at run time. Matrix products live in cpu_weight.h.
 #pragma once
 
+#include <atomic>
 #include <mutex>
+#include <vector>
 
 #include "engine/backend/backend.h"
 #include "engine/backend/cpu_weight.h"
@@ -17,6 +19,7 @@ class CpuBackend final : public Backend {
   std::string name() const override;
 
   WeightPtr load_matrix(std::span<const TensorInfo* const> parts) override;
+  WeightPtr load_matrix_bf16(std::span<const TensorInfo* const> parts) override;
   WeightPtr load_table(const TensorInfo& t) override;
   Buffer<float> load_floats(const TensorInfo& t) override;
 
@@ -56,6 +59,8 @@ class CpuBackend final : public Backend {
   // fn(item, worker's scratch of `floats` floats) for every item, on the pool when `parallel`.
   template <class Fn>
   void for_items(int64_t n, int64_t floats, bool parallel, Fn&& fn);
+  template <class Fn>
+  void for_neighbours(int64_t n, int64_t floats, bool parallel, Fn&& fn);
   // Rows [first, first + n) of a head's K or V as float32: in place, or converted into `room`.
   const float* float_rows(const void* rows, KvType type, int64_t first, int64_t n, int64_t head_dim, float* room) const;
   void reserve_parts(size_t floats);
@@ -63,7 +68,13 @@ class CpuBackend final : public Backend {
   ThreadPool pool_;
   Isa isa_;
   const CpuOps& ops_;
-  std::mutex busy_;  // the scratch below has one user at a time
+  const MatmulKernels& kernels_;
+  const AmxKernels* amx_;
+  struct alignas(64) Cursor {
+    std::atomic<int64_t> next{0};
+  };
+  std::vector<Cursor> cursors_;  // one a worker: its next item
+  std::mutex busy_;              // the scratch below has one user at a time
   MatmulScratch matmul_scratch_;
   Buffer<float> scratch_;  // one share per worker
   Buffer<float> parts_;    // partial results of decode attention

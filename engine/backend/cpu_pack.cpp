@@ -118,9 +118,10 @@ bool pack_affine(const TensorInfo& t, const AffineFormat& f, CpuWeight::Segment&
   std::atomic<bool> finite{true};
   pool.for_each(panels, [&](int64_t p) {
     uint8_t* base = s.data.data() + p * s.panel_bytes;
-    std::memset(base, 0, static_cast<size_t>(s.panel_bytes));
+    const int64_t end = std::min(t.rows(), (p + 1) * kPanelRows);
+    if (end % kPanelRows != 0) std::memset(base, 0, static_cast<size_t>(s.panel_bytes));
     RowParts parts(cols, f);
-    for (int64_t r = p * kPanelRows; r < std::min(t.rows(), (p + 1) * kPanelRows); ++r) {
+    for (int64_t r = p * kPanelRows; r < end; ++r) {
       const PackedRow row{reinterpret_cast<float*>(base), reinterpret_cast<uint16_t*>(base + s.d_offset),
                           reinterpret_cast<uint16_t*>(base + s.m_offset), base + s.code_offset,
                           static_cast<int>(r % kPanelRows)};
@@ -133,6 +134,38 @@ bool pack_affine(const TensorInfo& t, const AffineFormat& f, CpuWeight::Segment&
 // 16-bit float types keep their bits; quantised types whose scales are not finite become float32.
 Floats float_form(TensorType type) {
   return type == TensorType::F16 ? kF16 : type == TensorType::BF16 ? kBF16 : kF32;
+}
+
+using Eight = uint16_t __attribute__((vector_size(16)));
+
+// Inputs k..k+7 of 8 rows of 16-bit numbers, `row_bytes` apart, to to[k * 16 + row].
+void transpose8(const uint8_t* rows, int64_t row_bytes, int64_t k, uint16_t* to) {
+  Eight r[8], s[8];
+  for (int i = 0; i < 8; ++i) std::memcpy(&r[i], rows + i * row_bytes + 2 * k, 16);
+  for (int i = 0; i < 4; ++i) {
+    s[2 * i] = __builtin_shufflevector(r[i], r[i + 4], 0, 8, 1, 9, 2, 10, 3, 11);
+    s[2 * i + 1] = __builtin_shufflevector(r[i], r[i + 4], 4, 12, 5, 13, 6, 14, 7, 15);
+  }
+  for (int i = 0; i < 4; ++i) {
+    r[2 * i] = __builtin_shufflevector(s[i], s[i + 4], 0, 8, 1, 9, 2, 10, 3, 11);
+    r[2 * i + 1] = __builtin_shufflevector(s[i], s[i + 4], 4, 12, 5, 13, 6, 14, 7, 15);
+  }
+  for (int i = 0; i < 4; ++i) {
+    s[2 * i] = __builtin_shufflevector(r[i], r[i + 4], 0, 8, 1, 9, 2, 10, 3, 11);
+    s[2 * i + 1] = __builtin_shufflevector(r[i], r[i + 4], 4, 12, 5, 13, 6, 14, 7, 15);
+  }
+  for (int i = 0; i < 8; ++i) std::memcpy(to + (k + i) * kPanelRows, &s[i], 16);
+}
+
+// A whole panel of a 16-bit type: 8 by 8.
+void put_panel16(const TensorInfo& t, int64_t first_row, uint8_t* panel) {
+  const int64_t cols = t.cols(), whole = cols / 8 * 8, bytes = row_bytes(t);
+  const uint8_t* rows = t.data + first_row * bytes;
+  auto* to = reinterpret_cast<uint16_t*>(panel);
+  for (int64_t k = 0; k < whole; k += 8)
+    for (int half = 0; half < 2; ++half) transpose8(rows + half * 8 * bytes, bytes, k, to + half * 8);
+  for (int64_t k = whole; k < cols; ++k)
+    for (int64_t r = 0; r < kPanelRows; ++r) std::memcpy(to + k * kPanelRows + r, rows + r * bytes + 2 * k, 2);
 }
 
 // One row's values, 16 apart. `room` [cols] for types that have to be dequantised.
@@ -155,16 +188,40 @@ void pack_floats(const TensorInfo& t, CpuWeight::Segment& s, ThreadPool& pool) {
   s.data = weight_buffer(panels * s.panel_bytes);
   pool.for_each(panels, [&](int64_t p) {
     uint8_t* base = s.data.data() + p * s.panel_bytes;
-    std::memset(base, 0, static_cast<size_t>(s.panel_bytes));
+    const int64_t end = std::min(t.rows(), (p + 1) * kPanelRows);
+    if (s.floats != kF32 && end % kPanelRows == 0) return put_panel16(t, p * kPanelRows, base);
+    if (end % kPanelRows != 0) std::memset(base, 0, static_cast<size_t>(s.panel_bytes));
     std::vector<float> values(static_cast<size_t>(cols));
-    for (int64_t r = p * kPanelRows; r < std::min(t.rows(), (p + 1) * kPanelRows); ++r)
-      put_floats(t, r, s.floats, base, values.data());
+    for (int64_t r = p * kPanelRows; r < end; ++r) put_floats(t, r, s.floats, base, values.data());
+  });
+}
+
+void pack_pairs(const TensorInfo& t, CpuWeight::Segment& s, ThreadPool& pool) {
+  const int64_t cols = t.cols(), pairs = (cols + 31) / 32 * 16, panels = panels_of(t.rows());
+  s.affine = {};
+  s.pairs = true;
+  s.panel_bytes = pairs * kPanelRows * 4;
+  s.data = weight_buffer(panels * s.panel_bytes);
+  pool.for_each(panels, [&](int64_t p) {
+    auto* panel = reinterpret_cast<uint32_t*>(s.data.data() + p * s.panel_bytes);
+    const int64_t end = std::min(t.rows(), (p + 1) * kPanelRows);
+    if (end % kPanelRows != 0) std::memset(panel, 0, static_cast<size_t>(s.panel_bytes));
+    std::vector<float> values(static_cast<size_t>(2 * pairs));  // the rest stays 0
+    for (int64_t r = p * kPanelRows; r < end; ++r) {
+      dequantize_row(t.type, t.data + r * row_bytes(t), values.data(), cols);
+      for (int64_t i = 0; i < pairs; ++i) {
+        const auto k = static_cast<size_t>(2 * i);
+        const uint32_t even = bf16_of_bits(scalar::float_bits(values[k]));
+        const uint32_t odd = bf16_of_bits(scalar::float_bits(values[k + 1]));
+        panel[i * kPanelRows + r % kPanelRows] = even | odd << 16;
+      }
+    }
   });
 }
 
 }  // namespace
 
-WeightPtr pack_weight(std::span<const TensorInfo* const> parts, Isa, ThreadPool& pool) {
+WeightPtr pack_weight(std::span<const TensorInfo* const> parts, Isa, ThreadPool& pool, bool bf16) {
   auto w = std::make_unique<CpuWeight>();
   w->cols = parts[0]->cols();
   for (const TensorInfo* t : parts) {
@@ -172,10 +229,14 @@ WeightPtr pack_weight(std::span<const TensorInfo* const> parts, Isa, ThreadPool&
     s.first_row = w->rows;
     s.n_rows = t->rows();
     const AffineFormat f = affine_format(t->type);
-    if (f.bits == 0 || !pack_affine(*t, f, s, pool)) pack_floats(*t, s, pool);
+    if (f.bits == 0 && bf16) {
+      pack_pairs(*t, s, pool);
+    } else if (f.bits == 0 || !pack_affine(*t, f, s, pool)) {
+      pack_floats(*t, s, pool);
+    }
     w->rows += s.n_rows;
     w->bytes += s.data.bytes();
-    (s.affine.bits > 0 ? w->quantised : w->floating) = true;
+    (s.affine.bits > 0 ? w->quantised : s.pairs ? w->paired : w->floating) = true;
     w->segments.push_back(std::move(s));
   }
   return w;

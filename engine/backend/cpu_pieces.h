@@ -35,4 +35,28 @@ void CpuBackend::for_items(int64_t n, int64_t floats, bool parallel, Fn&& fn) {
   });
 }
 
+// fn(item, whether this worker computed the item before it just now, and goes on to the item after it, scratch):
+// neighbours go to the same worker, which then knows what it reads next; who is done early helps the others.
+template <class Fn>
+void CpuBackend::for_neighbours(int64_t n, int64_t floats, bool parallel, Fn&& fn) {
+  const int64_t share = (floats + 15) / 16 * 16 + 16, workers = parallel && n > 1 ? pool_.size() : 1;
+  const auto needed = static_cast<size_t>(share * pool_.size());
+  if (scratch_.size() < needed) scratch_ = Buffer<float>(needed);
+  if (workers == 1) {
+    for (int64_t i = 0; i < n; ++i) fn(i, i > 0, i + 1 < n, scratch_.data());
+    return;
+  }
+  for (int64_t w = 0; w < workers; ++w) cursors_[static_cast<size_t>(w)].next.store(n * w / workers);
+  pool_.run([&](int worker, int) {
+    float* mine = scratch_.data() + worker * share;
+    for (int64_t turn = 0; turn < workers; ++turn) {
+      const int64_t owner = (worker + turn) % workers, end = n * (owner + 1) / workers;
+      auto& next = cursors_[static_cast<size_t>(owner)].next;
+      bool warm = false;
+      for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < end; warm = turn == 0)
+        fn(i, warm, turn == 0 && i + 1 < end, mine);
+    }
+  });
+}
+
 }  // namespace foveal

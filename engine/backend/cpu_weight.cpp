@@ -41,9 +41,9 @@ void reserve_quantised(MatmulScratch& s, size_t total) {
 }
 
 // The activations as both kinds of kernels want them, packed by all threads.
-void pack_activations(ThreadPool& pool, const MatmulKernels& kernels, const CpuWeight& w, ConstMat x,
+void pack_activations(ThreadPool& pool, const MatmulKernels& kernels, const CpuWeight& w, bool tiles, ConstMat x,
                       MatmulScratch& s) {
-  if (w.quantised) {
+  if (w.quantised && !tiles) {
     const auto total = static_cast<size_t>((x.rows + 7) / 8 * 8 * x.cols);
     reserve_quantised(s, total);
     pool.for_each((x.rows + 7) / 8, [&](int64_t i) {
@@ -72,8 +72,53 @@ void pack_activations(ThreadPool& pool, const MatmulKernels& kernels, const CpuW
   }
 }
 
+// Where the block of tokens that begins with t lies, from input k0 on.
+TileTokens tiles_of(const MatmulScratch& s, int64_t t, int64_t left, int64_t cols, int64_t k0) {
+  const int64_t at = (t * cols + k0 * kTileTokens) / 32;
+  return {s.quads.data() + 32 * at,
+          s.scales.data() + at,
+          {s.fsums[0].data() + at, s.fsums[1].data() + 2 * at},
+          static_cast<int>(std::min(kTileTokens, left))};
+}
+
+// The activations as the tiles want them.
+void pack_tiles(ThreadPool& pool, const AmxKernels& amx, ConstMat x, MatmulScratch& s) {
+  const int64_t blocks = (x.rows + kTileTokens - 1) / kTileTokens, each = kTileTokens * x.cols;
+  reserve_quantised(s, static_cast<size_t>(blocks * each));
+  pool.for_each(blocks, [&](int64_t i) {
+    const int used = static_cast<int>(std::min(kTileTokens, x.rows - i * kTileTokens));
+    const int64_t at = i * each / 32;
+    float* const fsums[2] = {s.fsums[0].data() + at, s.fsums[1].data() + 2 * at};
+    if (used < kTileTokens) {
+      std::fill_n(s.quads.data() + i * each, each, int8_t{0});
+      std::fill_n(s.scales.data() + at, each / 32, 0.0f);
+      for (int over16 = 0; over16 < 2; ++over16) std::fill_n(fsums[over16], each / (over16 ? 16 : 32), 0.0f);
+    }
+    amx.quantize(x.row(i * kTileTokens), x.stride, used, x.cols, s.quads.data() + i * each, s.scales.data() + at,
+                 fsums);
+  });
+}
+
+int64_t bf16_cols(int64_t cols) {
+  return (cols + kTileInputs - 1) / kTileInputs * kTileInputs;
+}
+
+// The same in bfloat16; without tiles by the specification, which only tests ask for.
+void pack_pairs(ThreadPool& pool, const AmxKernels* amx, ConstMat x, MatmulScratch& s) {
+  const int64_t blocks = (x.rows + kTileTokens - 1) / kTileTokens, each = kTileTokens * bf16_cols(x.cols);
+  if (s.pairs.size() < static_cast<size_t>(blocks * each))
+    s.pairs = Buffer<uint16_t>(static_cast<size_t>(blocks * each));
+  pool.for_each(blocks, [&](int64_t i) {
+    const int used = static_cast<int>(std::min(kTileTokens, x.rows - i * kTileTokens));
+    (amx ? amx->pack_bf16 : scalar::pack_bf16)(x.row(i * kTileTokens), x.stride, used, x.cols,
+                                               s.pairs.data() + i * each);
+  });
+}
+
 struct Job {
   const MatmulKernels& kernels;
+  const AmxKernels* amx;
+  bool tiles;  // integer products by tiles
   Mat out;
   int64_t cols;
   const float* bias;
@@ -105,42 +150,79 @@ void run_few_floats(const Job& job, const CpuWeight::Segment& s, int64_t panel, 
   for (int64_t t = t0; t < t1;) {
     const int count = next_float_block(t1 - t);
     const int used = static_cast<int>(std::min<int64_t>(count, t1 - t));
-    job.kernels.few_floats[s.floats](w, {job.scratch.packed.data() + t * job.cols, count, used, job.cols, false},
+    job.kernels.few_floats[s.floats](w, {job.scratch.packed.data() + t * job.cols, count, used, job.cols},
                                      out_of(job, s, panel, 1, t));
     t += count;
   }
 }
 
-constexpr int64_t kRange = 256;  // inputs at a time: two float32 panels and a block of tokens in the first-level cache
+struct Room {  // one worker's
+  uint8_t* codes = nullptr;
+  float *sums = nullptr, *values = nullptr;
+};
+
+constexpr int64_t kRange = 192;  // inputs at a time: two float32 panels and a block of tokens in the first-level cache
 
 // Panels [panel, panel + n), n = 1 or 2, times the inputs [k0, k0 + n_k); 16-bit types are widened once.
+// sums: [tokens][n][16].
 void run_range(const Job& job, const CpuWeight::Segment& s, int64_t panel, int n, int64_t k0, int64_t n_k, int64_t t0,
-               int64_t t1, float* room) {
+               int64_t t1, float* values, float* sums) {
   const float* w[2];
   for (int i = 0; i < n; ++i) {
-    const uint8_t* values = s.data.data() + (panel + i) * s.panel_bytes + k0 * kPanelRows * (s.floats == kF32 ? 4 : 2);
-    float* wide = room + i * kRange * kPanelRows;
-    if (s.floats != kF32) job.kernels.widen[s.floats](values, n_k * kPanelRows, wide);
-    w[i] = s.floats == kF32 ? reinterpret_cast<const float*>(values) : wide;
+    const uint8_t* from = s.data.data() + (panel + i) * s.panel_bytes + k0 * kPanelRows * (s.floats == kF32 ? 4 : 2);
+    float* wide = values + i * kRange * kPanelRows;
+    if (s.floats != kF32) job.kernels.widen[s.floats](from, n_k * kPanelRows, wide);
+    w[i] = s.floats == kF32 ? reinterpret_cast<const float*>(from) : wide;
   }
   for (int64_t t = t0; t < t1;) {
-    const int count = next_float_block(t1 - t);
-    MatmulOut out = out_of(job, s, panel, n, t);
-    if (k0 + n_k < job.cols) out.bias = nullptr;
-    const int used = static_cast<int>(std::min<int64_t>(count, t1 - t));
-    job.kernels.many_floats(w, n, {job.scratch.packed.data() + t * job.cols + k0 * count, count, used, n_k, k0 > 0},
-                            out);
+    const int count = next_float_block(t1 - t), used = static_cast<int>(std::min<int64_t>(count, t1 - t));
+    const FloatTokens x{job.scratch.packed.data() + t * job.cols + k0 * count, count, used, n_k};
+    const RangeSums range{sums + (t - t0) * n * kPanelRows, k0 == 0, k0 + n_k == job.cols};
+    job.kernels.many_floats(w, n, x, range, out_of(job, s, panel, n, t));
     t += count;
   }
 }
 
+constexpr int64_t kFloatPanels = 8, kFloatTokens = 600;  // of an item, at most: its sums in the second-level cache
+constexpr int64_t kQuantTokens = 256;
+
 // A range of inputs after the other: its activations stay in the second-level cache for all panels.
 void run_many_floats(const Job& job, const CpuWeight::Segment& s, int64_t p0, int64_t p1, int64_t t0, int64_t t1,
-                     float* room) {
+                     Room room) {
+  const int64_t tokens = (t1 - t0 + 11) / 12 * 12;
   for (int64_t k0 = 0; k0 < job.cols; k0 += kRange) {
     const int64_t n_k = std::min(kRange, job.cols - k0);
-    for (int64_t p = p0; p < p1; p += 2) run_range(job, s, p, p1 - p >= 2 ? 2 : 1, k0, n_k, t0, t1, room);
+    for (int64_t p = p0; p < p1; p += 2)
+      run_range(job, s, p, p1 - p >= 2 ? 2 : 1, k0, n_k, t0, t1, room.values,
+                room.sums + (p - p0) * tokens * kPanelRows);
   }
+}
+
+constexpr int64_t kBf16Range = 384;  // inputs at a time: two panels in the first-level cache
+
+// The same in bfloat16, two blocks of tokens at a time.
+void run_pairs(const Job& job, const CpuWeight::Segment& s, int64_t p0, int64_t p1, int64_t t0, int64_t t1,
+               float* sums) {
+  const int64_t cols = bf16_cols(job.cols), stride = kTileTokens * cols;
+  const int64_t tokens = (t1 - t0 + 2 * kTileTokens - 1) / (2 * kTileTokens) * (2 * kTileTokens);
+  if (job.amx) job.amx->shape(TileShape::bf16);
+  for (int64_t k0 = 0; k0 < cols; k0 += kBf16Range) {
+    const int64_t n_k = std::min(kBf16Range, cols - k0);
+    for (int64_t p = p0; p < p1; p += 2) {
+      const int n = p1 - p >= 2 ? 2 : 1;
+      const uint32_t* w[2];
+      for (int i = 0; i < n; ++i)
+        w[i] = reinterpret_cast<const uint32_t*>(s.data.data() + (p + i) * s.panel_bytes) + k0 / 2 * kPanelRows;
+      for (int64_t t = t0; t < t1; t += 2 * kTileTokens) {
+        const auto used = static_cast<int>(std::min(2 * kTileTokens, t1 - t));
+        const Bf16Tokens x{job.scratch.pairs.data() + t * cols + k0 * kTileTokens, stride, n_k / kTileInputs,
+                           used > kTileTokens ? 2 : 1, used};
+        const RangeSums range{sums + ((p - p0) * tokens + (t - t0) * n) * kPanelRows, k0 == 0, k0 + n_k == cols};
+        (job.amx ? job.amx->product_bf16 : scalar::product_bf16)(w, n, x, range, out_of(job, s, p, n, t));
+      }
+    }
+  }
+  if (job.amx) job.amx->release();
 }
 
 void run_few(const Job& job, const CpuWeight::Segment& s, int64_t panel, int64_t t0, int64_t t1) {
@@ -152,11 +234,6 @@ void run_few(const Job& job, const CpuWeight::Segment& s, int64_t panel, int64_t
     t += count;
   }
 }
-
-struct Room {  // one worker's
-  uint8_t* codes = nullptr;
-  float *sums = nullptr, *values = nullptr;
-};
 
 constexpr int64_t kQuantRange = 512;  // inputs at a time: two panels' codes as bytes in the first-level cache
 
@@ -185,12 +262,32 @@ void run_many(const Job& job, const CpuWeight::Segment& s, int64_t panel, int n,
     }
     for (int64_t t = t0; t < t1;) {
       const int count = next_quant_block(t1 - t);
-      const QuantSums sums{room.sums + (t - t0) * n * kPanelRows, k0 == 0, k0 + n_k == job.cols};
+      const RangeSums sums{room.sums + (t - t0) * n * kPanelRows, k0 == 0, k0 + n_k == job.cols};
       job.kernels.many[sub == 16](w, n, block_of(job.scratch, t, count, t1 - t, job.cols, k0), sums,
                                   out_of(job, s, panel, n, t));
       t += count;
     }
   }
+}
+
+// Panels [p0, p1) by tiles, one panel and 16 tokens at a time.
+void run_tiles(const Job& job, const CpuWeight::Segment& s, int64_t p0, int64_t p1, int64_t t0, int64_t t1, Room room) {
+  const int64_t sub = s.affine.sub;
+  job.amx->shape(sub == 16 ? TileShape::integer16 : TileShape::integer32);
+  for (int64_t panel = p0; panel < p1; ++panel)
+    for (int64_t k0 = 0; k0 < job.cols; k0 += kQuantRange) {
+      const int64_t n_k = std::min(kQuantRange, job.cols - k0);
+      QuantPanel w = part_of(panel_of(s, panel, job.cols), sub, k0, n_k);
+      job.kernels.expand[s.form](w, room.codes);
+      if (w.offset != 0) job.amx->recentre(room.codes, n_k * kPanelRows, w.offset);
+      w.codes = room.codes;
+      for (int64_t t = t0; t < t1; t += kTileTokens) {
+        const RangeSums sums{room.sums + (t - t0) * kPanelRows, k0 == 0, k0 + n_k == job.cols};
+        job.amx->product[sub == 16](w, tiles_of(job.scratch, t, t1 - t, job.cols, k0), sums,
+                                    out_of(job, s, panel, 1, t));
+      }
+    }
+  job.amx->release();
 }
 
 constexpr int64_t kMany = 16;  // tokens from which expanding codes pays
@@ -199,10 +296,14 @@ constexpr int64_t kMany = 16;  // tokens from which expanding codes pays
 void run_panels(const Job& job, const CpuWeight::Segment& s, int64_t p0, int64_t p1, int64_t t0, int64_t t1,
                 Room room) {
   const bool floating = s.affine.bits == 0;
-  if (t1 - t0 < kMany) {
+  if (s.pairs) {
+    run_pairs(job, s, p0, p1, t0, t1, room.sums);
+  } else if (!floating && job.tiles) {
+    run_tiles(job, s, p0, p1, t0, t1, room);
+  } else if (t1 - t0 < kMany) {
     for (int64_t p = p0; p < p1; ++p) floating ? run_few_floats(job, s, p, t0, t1) : run_few(job, s, p, t0, t1);
   } else if (floating) {
-    run_many_floats(job, s, p0, p1, t0, t1, room.values);
+    run_many_floats(job, s, p0, p1, t0, t1, room);
   } else {
     for (int64_t p = p0; p < p1; p += 2) run_many(job, s, p, p1 - p >= 2 ? 2 : 1, t0, t1, room);
   }
@@ -214,14 +315,17 @@ void run_panels(const Job& job, const CpuWeight::Segment& s, int64_t p0, int64_t
 struct Cut {
   int64_t panels, tokens;
 };
-constexpr int64_t kMostTokens = 256;  // of an item
-
 Cut cut_of(const CpuWeight& w, int64_t n_tokens, int64_t workers) {
   const int64_t panels = panels_of(w.rows);
-  if (n_tokens < kMany) return {std::max<int64_t>(4, panels / (8 * workers)), kMany};
-  const int64_t most = w.floating ? 192 : w.cols > 2048 ? 104 : kMostTokens, unit = w.floating ? 24 : 8;
+  const bool floating = w.floating || w.paired;
+  if (n_tokens < kMany && !w.paired) return {std::max<int64_t>(4, panels / (8 * workers)), kMany};
+  const int64_t quant = w.cols > 2048 ? 104 : kQuantTokens, unit = !floating     ? 16
+                                                                   : w.quantised ? 48
+                                                                   : w.paired    ? 96
+                                                                                 : 12;
+  const int64_t most = w.quantised ? quant : kFloatTokens;
   const int64_t shares = (n_tokens + most - 1) / most;
-  Cut cut{w.floating ? 8 : 4, ((n_tokens + shares - 1) / shares + unit - 1) / unit * unit};
+  Cut cut{w.quantised ? 4 : kFloatPanels, ((n_tokens + shares - 1) / shares + unit - 1) / unit * unit};
   while (cut.panels > 2 && panels / cut.panels * ((n_tokens + cut.tokens - 1) / cut.tokens) < 8 * workers)
     cut.panels /= 2;
   return cut;
@@ -229,37 +333,23 @@ Cut cut_of(const CpuWeight& w, int64_t n_tokens, int64_t workers) {
 
 }  // namespace
 
-const MatmulKernels& matmul_kernels(Isa isa) {
-  switch (isa) {
-#ifdef FOVEAL_HAVE_avx512
-    case Isa::avx512:
-      return avx512::matmul;
-#endif
-#ifdef FOVEAL_HAVE_avx2
-    case Isa::avx2:
-      return avx2::matmul;
-#endif
-#ifdef FOVEAL_HAVE_neon
-    case Isa::neon:
-      return neon::matmul;
-#endif
-    default:
-      return scalar::matmul;
-  }
-}
-
 void cpu_matmul(ThreadPool& pool, const MatmulKernels& kernels, Mat out, const CpuWeight& w, ConstMat x,
-                const float* bias, MatmulScratch& scratch) {
-  pack_activations(pool, kernels, w, x, scratch);
+                const float* bias, MatmulScratch& scratch, const AmxKernels* amx) {
+  const bool tiles = amx && w.quantised && x.rows >= kMany;
+  pack_activations(pool, kernels, w, tiles, x, scratch);
+  if (tiles) pack_tiles(pool, *amx, x, scratch);
+  if (w.paired) pack_pairs(pool, amx, x, scratch);
   const auto workers = static_cast<size_t>(pool.size());
   constexpr size_t share = 2 * kQuantRange * kPanelRows, range = 2 * kRange * kPanelRows;
-  constexpr size_t sums = 2 * kMostTokens * kPanelRows;
-  if (x.rows >= kMany) {
+  const size_t sums =
+      static_cast<size_t>(w.floating || w.paired ? kFloatPanels * (kFloatTokens + 24) : 2 * (kQuantTokens + 24)) *
+      kPanelRows;
+  if (x.rows >= kMany || w.paired) {
     if (w.quantised && scratch.codes.size() < share * workers) scratch.codes = Buffer<uint8_t>(share * workers);
-    if (w.quantised && scratch.totals.size() < sums * workers) scratch.totals = Buffer<float>(sums * workers);
+    if (scratch.totals.size() < sums * workers) scratch.totals = Buffer<float>(sums * workers);
     if (w.floating && scratch.values.size() < range * workers) scratch.values = Buffer<float>(range * workers);
   }
-  const Job job{kernels, out, w.cols, bias, scratch};
+  const Job job{kernels, amx, tiles, out, w.cols, bias, scratch};
   const Cut cut = cut_of(w, x.rows, pool.size());
   int64_t n_groups = 0;
   for (const auto& s : w.segments) n_groups += (panels_of(s.n_rows) + cut.panels - 1) / cut.panels;
@@ -268,10 +358,8 @@ void cpu_matmul(ThreadPool& pool, const MatmulKernels& kernels, Mat out, const C
   pool.run([&](int worker, int) {
     const auto index = static_cast<size_t>(worker);
     Room room{};
-    if (scratch.codes.size() > 0) {
-      room.codes = scratch.codes.data() + index * share;
-      room.sums = scratch.totals.data() + index * sums;
-    }
+    if (scratch.codes.size() > 0) room.codes = scratch.codes.data() + index * share;
+    if (scratch.totals.size() > 0) room.sums = scratch.totals.data() + index * sums;
     if (scratch.values.size() > 0) room.values = scratch.values.data() + index * range;
     for (int64_t item; (item = next.fetch_add(1, std::memory_order_relaxed)) < n_items;) {
       int64_t group = item % n_groups;

@@ -91,6 +91,15 @@ Linear Loader::linear(const std::string& prefix, int64_t in, int64_t out) const 
   return {backend.load_matrix(file.tensor(prefix + ".weight", {in, out})), optional_floats(prefix + ".bias", out)};
 }
 
+WeightPtr Loader::product(std::span<const TensorInfo* const> parts) const {
+  return bf16 ? backend.load_matrix_bf16(parts) : backend.load_matrix(parts);
+}
+
+Linear Loader::block_linear(const std::string& prefix, int64_t in, int64_t out) const {
+  const TensorInfo* part = &file.tensor(prefix + ".weight", {in, out});
+  return {product(std::span(&part, 1)), optional_floats(prefix + ".bias", out)};
+}
+
 int64_t Loader::outputs(const std::string& prefix, int64_t in) const {
   const TensorInfo& t = file.tensor(prefix + ".weight");
   if (t.cols() != in || t.rows() > 1 << 20) {

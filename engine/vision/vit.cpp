@@ -33,7 +33,8 @@ void Mlp::operator()(Backend& b, Mat out, ConstMat x, Mat hidden) const {
 
 // q, k, v of block `prefix` as one matrix, whether the file fused them or not.
 static Linear load_qkv(const Loader& load, const std::string& prefix, int64_t n_embd) {
-  if (load.file.find_tensor(prefix + "attn_qkv.weight")) return load.linear(prefix + "attn_qkv", n_embd, 3 * n_embd);
+  if (load.file.find_tensor(prefix + "attn_qkv.weight"))
+    return load.block_linear(prefix + "attn_qkv", n_embd, 3 * n_embd);
   const TensorInfo* parts[3];
   Linear qkv;
   const bool biased = load.file.find_tensor(prefix + "attn_q.bias") != nullptr;
@@ -45,7 +46,7 @@ static Linear load_qkv(const Loader& load, const std::string& prefix, int64_t n_
     const Buffer<float> part = load.floats(name + ".bias", n_embd);
     std::copy_n(part.data(), n_embd, qkv.bias.data() + i * n_embd);
   }
-  qkv.weight = load.backend.load_matrix(parts);
+  qkv.weight = load.product(parts);
   return qkv;
 }
 
@@ -67,10 +68,10 @@ static VitBlock load_block(const Loader& load, const VisionHeader& h, int il, in
     b.k_norm = load.norm(p + "attn_k_norm", E, h.eps);
   }
   b.qkv = load_qkv(load, p, E);
-  b.out = load.linear(p + "attn_out", E, E);
-  b.up = load.linear(p + (swapped ? "ffn_down" : "ffn_up"), E, n_ff);
-  b.down = load.linear(p + (swapped ? "ffn_up" : "ffn_down"), n_ff, E);
-  if (load.file.find_tensor(p + "ffn_gate.weight")) b.gate = load.linear(p + "ffn_gate", E, n_ff);
+  b.out = load.block_linear(p + "attn_out", E, E);
+  b.up = load.block_linear(p + (swapped ? "ffn_down" : "ffn_up"), E, n_ff);
+  b.down = load.block_linear(p + (swapped ? "ffn_up" : "ffn_down"), n_ff, E);
+  if (load.file.find_tensor(p + "ffn_gate.weight")) b.gate = load.block_linear(p + "ffn_gate", E, n_ff);
   b.ls1 = load.optional_floats(p + "ls1.weight", E);
   b.ls2 = load.optional_floats(p + "ls2.weight", E);
   return b;

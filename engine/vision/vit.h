@@ -66,12 +66,16 @@ struct Mlp {
 // Reads tensors by name with their shapes checked.
 class Loader {
  public:
-  Loader(const Gguf& file, Backend& backend) : file(file), backend(backend) {}
+  // bf16: what `product` loads is multiplied in bfloat16.
+  Loader(const Gguf& file, Backend& backend, bool bf16 = false) : file(file), backend(backend), bf16(bf16) {}
   Buffer<float> floats(const std::string& name, int64_t n) const;
   Buffer<float> optional_floats(const std::string& name, int64_t n) const;  // empty when absent
   Buffer<float> table(const std::string& name, int64_t cols, int64_t rows) const;
   Norm norm(const std::string& prefix, int64_t n, float eps) const;
   Linear linear(const std::string& prefix, int64_t in, int64_t out) const;
+  // A matrix of the transformer's blocks: the precision is the user's choice. Parts are stacked by rows.
+  WeightPtr product(std::span<const TensorInfo* const> parts) const;
+  Linear block_linear(const std::string& prefix, int64_t in, int64_t out) const;
   int64_t outputs(const std::string& prefix, int64_t in) const;  // rows of prefix.weight, which must have `in` columns
   // Convolution kernel [out][3][patch][patch] as a matrix over patch_rows' order; several kernels are summed (a still
   // picture fills every frame). `keep` holds the sum as long as the weight lives.
@@ -81,6 +85,7 @@ class Loader {
 
   const Gguf& file;
   Backend& backend;
+  const bool bf16;
 };
 
 struct VitBlock {

@@ -7,6 +7,10 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #elif defined(__aarch64__) && defined(__linux__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
@@ -30,8 +34,18 @@ constexpr bool bit(uint32_t word, int i) {
   return ((word >> i) & 1u) != 0;
 }
 
+// The system saves the large tile registers only for processes that ask; refused when a signal stack is too small.
+bool grants_tiles() {
+#if defined(__linux__)
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
 struct X86 {
-  bool avx2 = false, avx512 = false;
+  bool avx2 = false, avx512 = false, vnni = false, amx = false;
 };
 
 X86 probe() {
@@ -40,13 +54,25 @@ X86 probe() {
   if (!__get_cpuid(1, &a, &b, &c, &d)) return found;
   const bool osxsave = bit(c, 27), avx = bit(c, 28), fma = bit(c, 12), f16c = bit(c, 29);
   if (!osxsave || !avx || !fma || !f16c) return found;
-  if (!__get_cpuid_count(7, 0, &a, &b7, &c7, &d)) return found;
+  uint32_t d7;
+  if (!__get_cpuid_count(7, 0, &a, &b7, &c7, &d7)) return found;
   const uint64_t states = saved_states();
   const bool ymm = (states & 0x6) == 0x6;        // SSE and AVX halves
   const bool zmm = (states & 0xe6) == 0xe6;      // and opmask, upper halves of zmm0-15, zmm16-31
   found.avx2 = ymm && bit(b7, 5) && bit(b7, 8);  // AVX2, BMI2
   found.avx512 = found.avx2 && zmm && bit(b7, 16) && bit(b7, 17) && bit(b7, 30) && bit(b7, 31) &&  // F, DQ, BW, VL
                  bit(c7, 11);                                                                      // VNNI
+  uint32_t a71 = 0;
+  if (__get_cpuid_count(7, 1, &a71, &b, &c, &d)) {
+    found.vnni = found.avx2 && bit(a71, 4);
+    const bool tiles = bit(d7, 22) && bit(d7, 24) && bit(d7, 25) && bit(a71, 5);  // AMX-BF16, tiles, INT8, AVX512-BF16
+    found.amx = found.avx512 && tiles && (states & 0x60000) == 0x60000 && grants_tiles();
+  }
+  return found;
+}
+
+const X86& cpu() {
+  static const X86 found = probe();
   return found;
 }
 #elif defined(__aarch64__) && defined(__linux__)
@@ -75,17 +101,41 @@ bool isa_from_name(const char* name, Isa* isa) {
 IsaList available_isas() {
   IsaList list{{Isa::scalar}, 1};
 #if defined(__x86_64__)
-  [[maybe_unused]] static const X86 cpu = probe();
 #if defined(FOVEAL_HAVE_avx2)
-  if (cpu.avx2) list.items[list.count++] = Isa::avx2;
+  if (cpu().avx2) list.items[list.count++] = Isa::avx2;
 #endif
 #if defined(FOVEAL_HAVE_avx512)
-  if (cpu.avx512) list.items[list.count++] = Isa::avx512;
+  if (cpu().avx512) list.items[list.count++] = Isa::avx512;
 #endif
 #elif defined(FOVEAL_HAVE_neon) && defined(__linux__)
   if (has_dot_and_half()) list.items[list.count++] = Isa::neon;
 #endif
   return list;
+}
+
+bool has_amx() {
+#if defined(__x86_64__)
+  return cpu().amx;
+#else
+  return false;
+#endif
+}
+
+bool has_avx_vnni() {
+#if defined(__x86_64__)
+  return cpu().vnni;
+#else
+  return false;
+#endif
+}
+
+bool has_neon_i8mm() {
+#if defined(__aarch64__) && defined(__linux__)
+  constexpr unsigned long kI8mm = 1ul << 13;  // HWCAP2_I8MM, which old headers lack
+  return (::getauxval(AT_HWCAP2) & kI8mm) != 0;
+#else
+  return false;
+#endif
 }
 
 bool isa_available(Isa isa) {

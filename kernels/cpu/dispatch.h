@@ -18,6 +18,12 @@ struct IsaList {
 IsaList available_isas();
 bool isa_available(Isa isa);
 
+// Extras beside the instruction set: AMX of an AVX-512 machine (bytes and bfloat16; Linux grants the tile registers to
+// a process that asks, which the first call does), AVX-VNNI of an AVX2 one, i8mm beside NEON.
+bool has_amx();
+bool has_avx_vnni();
+bool has_neon_i8mm();
+
 // The widest available one. FOVEAL_FORCE_ISA is read by choose_isa (engine/backend/choose_isa.h), which can report.
 Isa detect_isa();
 

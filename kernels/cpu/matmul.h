@@ -24,6 +24,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/cpu/dispatch.h"
+
 namespace foveal {
 
 constexpr int64_t kPanelRows = 16;
@@ -54,21 +56,19 @@ struct QuantTokens {  // one block
 };
 
 // Where a product that takes the inputs range by range keeps its sums in between, and which range this one is.
-struct QuantSums {
-  float* sums;  // [count][panels][16], at a multiple of 64 bytes
+struct RangeSums {
+  float* sums;  // [count][panels][16], at a multiple of 64 bytes; unused when the range is both first and last
   bool first, last;
 };
 
 enum Floats : int { kF32, kF16, kBF16, kFloatForms };
 
-// Inputs [k0, k0 + n_k) of a panel and of a block of tokens, already advanced to k0. With `resume` the sums go on from
-// what `out` holds.
-struct FloatRange {
+// A range of inputs of a block of tokens, already advanced to it.
+struct FloatTokens {
   const float* x;  // [k][count]
   int count;       // 12, 8, 4, 2 or 1
   int used;        // as in QuantTokens
-  int64_t n_k;
-  bool resume;
+  int64_t n_k;     // inputs
 };
 
 // Where a block of results goes: out[t * stride + row], rows < n_rows (1..16 a panel), bias may be null.
@@ -87,14 +87,14 @@ struct MatmulKernels {
   // Codes of any form -> the form `bytes`, and a range of inputs of one or two panels of that form, panels and tokens
   // already advanced to it: for many tokens. [sub-block 32 | 16]
   void (*expand[kCodeForms])(const QuantPanel&, uint8_t* bytes);
-  void (*many[2])(const QuantPanel* w, int n_panels, const QuantTokens&, const QuantSums&, const MatmulOut&);
+  void (*many[2])(const QuantPanel* w, int n_panels, const QuantTokens&, const RangeSums&, const MatmulOut&);
   // used rows of x side by side, then zeros: [k][count].
   void (*interleave)(const float* x, int64_t x_stride, int count, int used, int64_t cols, float* to);
   // One panel of any float type: for few tokens. [Floats]
-  void (*few_floats[kFloatForms])(const void* panel, const FloatRange&, const MatmulOut&);
-  // n values -> float32, and one or two panels of float32: for many tokens.
+  void (*few_floats[kFloatForms])(const void* panel, const FloatTokens&, const MatmulOut&);
+  // n values -> float32, and a range of inputs of one or two panels of float32: for many tokens.
   void (*widen[kFloatForms])(const void* values, int64_t n, float* to);
-  void (*many_floats)(const float* const* panels, int n_panels, const FloatRange&, const MatmulOut&);
+  void (*many_floats)(const float* const* panels, int n_panels, const FloatTokens&, const RangeSums&, const MatmulOut&);
 };
 
 // The next block size for `left` tokens: the last block may be larger, one pass over the weights being dearer than a
@@ -106,16 +106,25 @@ constexpr int next_float_block(int64_t left) {
   return left > 8 ? 12 : left > 4 ? 8 : left > 2 ? 4 : left > 1 ? 2 : 1;
 }
 
+// The table of an available instruction set, with what this CPU has beside it.
+const MatmulKernels& matmul_kernels(Isa isa);
+
 namespace scalar {
 extern const MatmulKernels matmul;
 }
 namespace avx2 {
 extern const MatmulKernels matmul;
 }
+namespace avx2vnni {
+extern const MatmulKernels matmul;
+}
 namespace avx512 {
 extern const MatmulKernels matmul;
 }
 namespace neon {
+extern const MatmulKernels matmul;
+}
+namespace neoni8mm {
 extern const MatmulKernels matmul;
 }
 

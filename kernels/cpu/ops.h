@@ -52,6 +52,12 @@ struct DecodeChunk {
   float scale = 1, softcap = 0;
   float* part = nullptr;     // result, group * part_stride(head_dim): per head max, sum, then head_dim of sum p*v
   float* scratch = nullptr;  // decode_scratch(...) floats, 64-byte aligned
+  // Only for speed. What the caller computes after this piece, of the same type, asked of memory towards the end of
+  // this one; and whether this piece was asked for in that way.
+  const void* next_k = nullptr;
+  const void* next_v = nullptr;
+  int64_t next_rows = 0;
+  bool asked = false;
 };
 static constexpr int64_t part_stride(int64_t head_dim) {
   return (head_dim + 2 + 15) / 16 * 16;

@@ -5,7 +5,8 @@ namespace foveal::python {
 namespace {
 
 std::unique_ptr<PyModel> load(const nb::bytes& path, const nb::bytes& mmproj, const std::string& device, int gpu_layers,
-                              int threads, int image_min_tokens, int image_max_tokens, ProgressState& progress) {
+                              int threads, int image_min_tokens, int image_max_tokens,
+                              const std::string& vision_precision, ProgressState& progress) {
   ModelOptions o;
   o.mmproj = from_bytes(mmproj);
   o.device = device;
@@ -13,6 +14,7 @@ std::unique_ptr<PyModel> load(const nb::bytes& path, const nb::bytes& mmproj, co
   o.threads = threads;
   o.image_min_tokens = image_min_tokens;
   o.image_max_tokens = image_max_tokens;
+  o.vision_precision = vision_precision;
   SignalCheck signals;
   o.progress = [&](const char* what, float share) {
     progress.set(what, share);
@@ -158,7 +160,8 @@ std::vector<Message> to_messages(const std::vector<PyMessage>& messages) {
 void bind_model(nb::module_& m) {
   nb::class_<PyModel>(m, "Model", "A loaded model; immutable, shared by its sessions.")
       .def_static("load", &load, nb::arg("path"), nb::arg("mmproj"), nb::arg("device"), nb::arg("gpu_layers"),
-                  nb::arg("threads"), nb::arg("image_min_tokens"), nb::arg("image_max_tokens"), nb::arg("progress"))
+                  nb::arg("threads"), nb::arg("image_min_tokens"), nb::arg("image_max_tokens"),
+                  nb::arg("vision_precision"), nb::arg("progress"))
       .def("info", &info)
       .def("tokenizer",
            [](const PyModel& p) { return std::const_pointer_cast<Tokenizer>(p.get("model.tokenizer").tokenizer()); })

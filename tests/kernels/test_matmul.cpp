@@ -103,15 +103,16 @@ Input random_rows(int64_t rows, int64_t cols, std::mt19937& rng) {
   return in;
 }
 
-std::vector<float> product(const TensorInfo& t, ConstMat x, Isa isa, int threads, const float* bias) {
+std::vector<float> product(const TensorInfo& t, ConstMat x, Isa isa, int threads, const float* bias,
+                           const MatmulKernels* kernels = nullptr, const AmxKernels* amx = nullptr) {
   ThreadPool pool(threads);
   const TensorInfo* p = &t;
   const WeightPtr w = pack_weight(std::span(&p, 1), isa, pool);
   CHECK_EQ(static_cast<const CpuWeight&>(*w).quantised, affine_format(t.type).bits > 0);
   std::vector<float> out(static_cast<size_t>(x.rows * t.rows()), -99.0f);
   MatmulScratch scratch;
-  cpu_matmul(pool, matmul_kernels(isa), Mat(out.data(), x.rows, t.rows()), static_cast<const CpuWeight&>(*w), x, bias,
-             scratch);
+  cpu_matmul(pool, kernels ? *kernels : matmul_kernels(isa), Mat(out.data(), x.rows, t.rows()),
+             static_cast<const CpuWeight&>(*w), x, bias, scratch, amx);
   return out;
 }
 
@@ -263,6 +264,17 @@ TEST(every_instruction_set_gives_the_same_bits) {
         if (product(t, x.view, isa, 1, nullptr) != expected)
           check::failed(traits_of(c.type).name, tokens, std::string("differs with ") + isa_name(isa));
       }
+      const AmxKernels* amx = amx_kernels(Isa::avx512);
+      if (amx && tokens >= 16 && product(t, x.view, Isa::avx512, 1, nullptr, nullptr, amx) != expected)
+        check::failed(traits_of(c.type).name, tokens, "differs with tiles");
+#if defined(__x86_64__)  // the one that matmul_kernels(avx2) doesn't choose where there is AVX-VNNI
+      if (isa_available(Isa::avx2) && product(t, x.view, Isa::avx2, 1, nullptr, &avx2::matmul) != expected)
+        check::failed(traits_of(c.type).name, tokens, "differs with avx2 without dot products");
+#endif
+#if defined(__aarch64__)
+      if (isa_available(Isa::neon) && product(t, x.view, Isa::neon, 1, nullptr, &neon::matmul) != expected)
+        check::failed(traits_of(c.type).name, tokens, "differs with neon without matrix products");
+#endif
     }
   }
 }
@@ -273,11 +285,12 @@ TEST(threads_and_token_counts_change_nothing) {
   for (const Case& c : kCases) {
     const auto raw = random_tensor(c.type, c.rows, c.cols, rng);
     const TensorInfo t = info_of(c, raw);
-    const Input x = random_rows(260, c.cols, rng);
+    const Input x = random_rows(620, c.cols, rng);
     const auto all = product(t, x.view, isa, 1, nullptr);
     CHECK(product(t, x.view, isa, 2, nullptr) == all);
     CHECK(product(t, x.view, isa, 3, nullptr) == all);
-    for (const int64_t i : {int64_t{0}, int64_t{63}, int64_t{259}}) {
+    if (amx_kernels(isa)) CHECK(product(t, x.view, isa, 3, nullptr, nullptr, amx_kernels(isa)) == all);
+    for (const int64_t i : {int64_t{0}, int64_t{63}, int64_t{619}}) {
       const auto one = product(t, x.view.rows_at(i, 1), isa, 2, nullptr);
       CHECK(std::equal(one.begin(), one.end(), all.begin() + i * c.rows));
     }
@@ -318,4 +331,79 @@ TEST(stacked_tensors_and_tables) {
   for (size_t i = 0; i < 3; ++i)
     CHECK(std::equal(rows.begin() + static_cast<long>(i * 64), rows.begin() + static_cast<long>(i * 64 + 64),
                      values.data() + ids[i] * 64));
+}
+
+// ---- bfloat16
+
+namespace {
+
+float rounded(float v) {
+  const uint32_t bits = uint32_t{bf16_of_bits(scalar::float_bits(v))} << 16;
+  return scalar::bits_float(bits);
+}
+
+std::vector<float> bf16_product(const TensorInfo& t, ConstMat x, int threads, const float* bias,
+                                const AmxKernels* amx) {
+  ThreadPool pool(threads);
+  const TensorInfo* p = &t;
+  const WeightPtr w = pack_weight(std::span(&p, 1), detect_isa(), pool, true);
+  CHECK(static_cast<const CpuWeight&>(*w).paired);
+  std::vector<float> out(static_cast<size_t>(x.rows * t.rows()), -99.0f);
+  MatmulScratch scratch;
+  cpu_matmul(pool, matmul_kernels(detect_isa()), Mat(out.data(), x.rows, t.rows()), static_cast<const CpuWeight&>(*w),
+             x, bias, scratch, amx);
+  return out;
+}
+
+const Case kBf16Cases[] = {{TensorType::F32, 33, 801}, {TensorType::F16, 50, 130}, {TensorType::BF16, 17, 768}};
+
+}  // namespace
+
+TEST(bf16_rounds_to_nearest_even) {
+  CHECK_EQ(bf16_of_bits(0x3f808000), 0x3f80);  // a tie goes to the even neighbour below
+  CHECK_EQ(bf16_of_bits(0x3f818000), 0x3f82);  // and above
+  CHECK_EQ(bf16_of_bits(0x3f808001), 0x3f81);
+  CHECK_EQ(bf16_of_bits(0x7f7fffff), 0x7f80);  // too large: infinity
+  CHECK_EQ(bf16_of_bits(0x7f800001), 0x7fc0);  // no number stays none
+}
+
+// Against double precision on rounded inputs and weights: only additions err, each by 2^-24 of the sum of magnitudes.
+TEST(bf16_products_are_exact_but_for_the_sums) {
+  std::mt19937 rng(9);
+  for (const Case& c : kBf16Cases) {
+    const auto raw = random_tensor(c.type, c.rows, c.cols, rng);
+    const TensorInfo t = info_of(c, raw);
+    const Buffer<float> w = dequantize_tensor(t);
+    const Input x = random_rows(13, c.cols, rng);
+    const auto out = bf16_product(t, x.view, 1, nullptr, nullptr);
+    for (int64_t i = 0; i < 13; ++i)
+      for (int64_t o = 0; o < c.rows; ++o) {
+        double exact = 0, size = 0;
+        for (int64_t k = 0; k < c.cols; ++k) {
+          const double term = double{rounded(x.view.row(i)[k])} * rounded(w[static_cast<size_t>(o * c.cols + k)]);
+          exact += term;
+          size += std::fabs(term);
+        }
+        const double found = out[static_cast<size_t>(i * c.rows + o)];
+        CHECK_NEAR(found, exact, size * static_cast<double>(c.cols + 2) * 0x1p-24);
+      }
+  }
+}
+
+TEST(bf16_instructions_give_the_bits_of_the_specification) {
+  const AmxKernels* fast = amx_kernels(detect_isa());
+  if (!fast) return;
+  std::mt19937 rng(10);
+  for (const Case& c : kBf16Cases) {
+    const auto raw = random_tensor(c.type, c.rows, c.cols, rng);
+    const TensorInfo t = info_of(c, raw);
+    std::vector<float> bias(static_cast<size_t>(c.rows), 0.75f);
+    for (const int tokens : {1, 2, 3, 5, 12, 17, 31, 650}) {
+      if (tokens == 650 && c.type != TensorType::BF16) continue;  // more than one item's share of tokens
+      const Input x = random_rows(tokens, c.cols, rng);
+      const auto expected = bf16_product(t, x.view, 1, bias.data(), nullptr);
+      CHECK(bf16_product(t, x.view, 1, bias.data(), fast) == expected);
+      CHECK(bf16_product(t, x.view, 3, bias.data(), fast) == expected);
+    }
+  }
 }

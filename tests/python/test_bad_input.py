@@ -93,6 +93,7 @@ def test_swapped_and_foreign_files() -> None:
         {"image_min_tokens": 0},
         {"image_max_tokens": -5},
         {"image_min_tokens": 100, "image_max_tokens": 50},
+        {"vision_precision": "fp8"},
         {"chat_template": "no such template"},
     ],
     ids=str,

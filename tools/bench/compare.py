@@ -4,7 +4,7 @@
         [-p 512] [-n 64] [-d 0,2048,8192] [--budget 256] [--rounds 5] [--threads 2] [--markdown FILE]
 
 A round runs every test once with one engine, then with the other, so that both see the same machine. `--budget` adds
-decode rows at the deepest depth with Foveal's KV cache held to that many rows per head. The machine's own limits:
+decode rows at every depth above 0 with Foveal's KV cache held to that many rows per head. The machine's own limits:
 `bench_kernels`.
 """
 
@@ -42,9 +42,11 @@ def run_round(args: argparse.Namespace, model: Path, speeds: Speeds) -> None:
         for engine, program in (("foveal", args.foveal), ("llama.cpp", args.llama_bench)):
             for row in rows([program, "bench", *common, *test] if engine == "foveal" else [program, *common, *test]):
                 speeds.setdefault((test_name(row), engine), []).append(row["avg_ts"])
-    if args.budget:
-        deepest = ["-p", "0", "-n", args.n, "-d", args.d.split(",")[-1], "--kv-budget", args.budget]
-        for row in rows([args.foveal, "bench", *common, *deepest]):
+    for depth in args.d.split(",") if args.budget else []:
+        if depth == "0":
+            continue
+        held = ["-p", "0", "-n", args.n, "-d", depth, "--kv-budget", args.budget]
+        for row in rows([args.foveal, "bench", *common, *held]):
             speeds.setdefault((test_name(row), f"foveal, budget {args.budget}"), []).append(row["avg_ts"])
 
 

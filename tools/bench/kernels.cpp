@@ -163,12 +163,13 @@ void product(const Bench& b, TensorType type, int64_t rows, int64_t cols, std::i
     Matrix x(t, cols), out(t, rows);
     for (int64_t i = 0; i < t * cols; ++i) x.view().data[i] = static_cast<float>(i % 17 - 8);
     const size_t used = t <= 16 ? copies.size() : std::min<size_t>(copies.size(), 2);
-    const double s = seconds_of([&] {
-                       for (size_t i = 0; i < used; ++i)
-                         cpu_matmul(b.pool, matmul_kernels(b.isa), out.view(),
-                                    static_cast<const CpuWeight&>(*copies[i]), x.view(), nullptr, scratch);
-                     }) /
-                     static_cast<double>(used);
+    const double s =
+        seconds_of([&] {
+          for (size_t i = 0; i < used; ++i)
+            cpu_matmul(b.pool, matmul_kernels(b.isa), out.view(), static_cast<const CpuWeight&>(*copies[i]), x.view(),
+                       nullptr, scratch, amx_kernels(b.isa));
+        }) /
+        static_cast<double>(used);
     const double ops = 2.0 * static_cast<double>(rows * cols) * t / s;
     const double read = static_cast<double>(copies[0]->bytes) / s, peak = quantised ? b.limits.int8 : b.limits.fp32;
     std::printf("%-7s %6ld x %5ld  T %4d  %9.1f us  %7.1f %s", traits.name, rows, cols, t, s * 1e6, ops * 1e-9,

@@ -40,6 +40,7 @@ std::shared_ptr<const Model> load_model(const Options& o) {
   m.threads = o.threads;
   m.image_min_tokens = o.image_min_tokens;
   m.image_max_tokens = o.image_max_tokens;
+  m.vision_precision = o.vision_precision;
   ProgressLine line;
   m.progress = line.callback();
   std::shared_ptr<const Model> model = Model::load(o.model, m);

@@ -220,7 +220,7 @@ FOVEAL_INLINE void group_tile(const Sources<P>& in, int t0, float* acc) {
 // T tokens against P panels of bytes. The float sums lie in memory (the first-level cache), so that there are 16
 // integer chains in registers and each broadcast of four activations serves P dot products.
 template <int Sub, bool Mins, int P, int T>
-FOVEAL_INLINE void many_block(const QuantPanel* w, const QuantTokens& x, const QuantSums& r, const MatmulOut& o) {
+FOVEAL_INLINE void many_block(const QuantPanel* w, const QuantTokens& x, const RangeSums& r, const MatmulOut& o) {
   constexpr int kSubs = 32 / Sub, N = T < 2 ? T : T / kSubs;
   alignas(32) int32_t room[kSubs * 8];
   int32_t* starts = room;
@@ -258,7 +258,7 @@ FOVEAL_INLINE void many_block(const QuantPanel* w, const QuantTokens& x, const Q
 }
 
 template <int Sub, bool Mins, int P>
-static void many_of(const QuantPanel* w, const QuantTokens& x, const QuantSums& r, const MatmulOut& o) {
+static void many_of(const QuantPanel* w, const QuantTokens& x, const RangeSums& r, const MatmulOut& o) {
   switch (x.count) {
     case 8:
       return many_block<Sub, Mins, P, 8>(w, x, r, o);
@@ -272,7 +272,7 @@ static void many_of(const QuantPanel* w, const QuantTokens& x, const QuantSums& 
 }
 
 template <int Sub>
-static void many(const QuantPanel* w, int n_panels, const QuantTokens& x, const QuantSums& r, const MatmulOut& o) {
+static void many(const QuantPanel* w, int n_panels, const QuantTokens& x, const RangeSums& r, const MatmulOut& o) {
   if (n_panels == 2) return w->m ? many_of<Sub, true, 2>(w, x, r, o) : many_of<Sub, false, 2>(w, x, r, o);
   return w->m ? many_of<Sub, true, 1>(w, x, r, o) : many_of<Sub, false, 1>(w, x, r, o);
 }
@@ -287,53 +287,60 @@ FOVEAL_INLINE __m512 values16(const void* values, int64_t i) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
 }
 
-FOVEAL_INLINE __m512 resumed(const FloatRange& r, const MatmulOut& o, int t, int first) {
-  if (!r.resume || t >= r.used) return _mm512_setzero_ps();
-  return _mm512_maskz_loadu_ps(rows_of(o, first), o.out + t * o.stride + first);
-}
+constexpr RangeSums kWhole{nullptr, true, true};
 
 // T tokens against P panels: each broadcast of an activation serves P products.
 template <Floats F, int P, int T>
-FOVEAL_INLINE void float_block(const void* const* panels, const FloatRange& r, const MatmulOut& o) {
+FOVEAL_INLINE void float_block(const void* const* panels, const FloatTokens& x, const RangeSums& r,
+                               const MatmulOut& o) {
   __m512 acc[T][P];
   for (int t = 0; t < T; ++t)
-    for (int p = 0; p < P; ++p) acc[t][p] = resumed(r, o, t, p * 16);
-  for (int64_t k = 0; k < r.n_k; ++k) {
+    for (int p = 0; p < P; ++p)
+      acc[t][p] = r.first ? _mm512_setzero_ps() : _mm512_load_ps(r.sums + (t * P + p) * kPanelRows);
+  const float* token = x.x;
+  for (int64_t k = 0; k < x.n_k; ++k, token += T) {
     __m512 value[P];
     for (int p = 0; p < P; ++p) value[p] = values16<F>(panels[p], k * kPanelRows);
     for (int t = 0; t < T; ++t) {
-      const __m512 x = _mm512_set1_ps(r.x[k * T + t]);
-      for (int p = 0; p < P; ++p) acc[t][p] = _mm512_fmadd_ps(value[p], x, acc[t][p]);
+      const __m512 same = _mm512_set1_ps(token[t]);
+      for (int p = 0; p < P; ++p) acc[t][p] = _mm512_fmadd_ps(value[p], same, acc[t][p]);
     }
   }
   for (int t = 0; t < T; ++t)
-    for (int p = 0; p < P && t < r.used; ++p) put(o, t, p * 16, acc[t][p]);
+    for (int p = 0; p < P; ++p) {
+      if (!r.last) {
+        _mm512_store_ps(r.sums + (t * P + p) * kPanelRows, acc[t][p]);
+      } else if (t < x.used) {
+        put(o, t, p * 16, acc[t][p]);
+      }
+    }
 }
 
 template <Floats F, int P>
-FOVEAL_INLINE void floats_of(const void* const* panels, const FloatRange& r, const MatmulOut& o) {
-  switch (r.count) {
+FOVEAL_INLINE void floats_of(const void* const* panels, const FloatTokens& x, const RangeSums& r, const MatmulOut& o) {
+  switch (x.count) {
     case 12:
-      return float_block<F, P, 12>(panels, r, o);
+      return float_block<F, P, 12>(panels, x, r, o);
     case 8:
-      return float_block<F, P, 8>(panels, r, o);
+      return float_block<F, P, 8>(panels, x, r, o);
     case 4:
-      return float_block<F, P, 4>(panels, r, o);
+      return float_block<F, P, 4>(panels, x, r, o);
     case 2:
-      return float_block<F, P, 2>(panels, r, o);
+      return float_block<F, P, 2>(panels, x, r, o);
     default:
-      return float_block<F, P, 1>(panels, r, o);
+      return float_block<F, P, 1>(panels, x, r, o);
   }
 }
 
 template <Floats F>
-static void few_floats(const void* panel, const FloatRange& r, const MatmulOut& o) {
-  return floats_of<F, 1>(&panel, r, o);
+static void few_floats(const void* panel, const FloatTokens& x, const MatmulOut& o) {
+  return floats_of<F, 1>(&panel, x, kWhole, o);
 }
 
-static void many_floats(const float* const* panels, int n_panels, const FloatRange& r, const MatmulOut& o) {
+static void many_floats(const float* const* panels, int n_panels, const FloatTokens& x, const RangeSums& r,
+                        const MatmulOut& o) {
   const void* const each[2] = {panels[0], panels[n_panels - 1]};
-  return n_panels == 2 ? floats_of<kF32, 2>(each, r, o) : floats_of<kF32, 1>(each, r, o);
+  return n_panels == 2 ? floats_of<kF32, 2>(each, x, r, o) : floats_of<kF32, 1>(each, x, r, o);
 }
 
 // n is a multiple of 16.

@@ -235,19 +235,23 @@ inline void transpose(vf* r) {
   }
 }
 
-// Lane i of the result = sum of the lanes of r[i].
+// Lane i of the result = sum of the lanes of r[i]. A step joins two vectors: half of each stays in place, the other
+// halves change places (one shuffle for both), and the sum of these holds twice as many results.
 inline vf sums(const vf* r) {
-  vf t[4];
+  const vi quarters = _mm512_setr_epi32(4, 5, 6, 7, 16, 17, 18, 19, 12, 13, 14, 15, 24, 25, 26, 27);
+  const vi ones = _mm512_setr_epi32(1, 16, 3, 18, 5, 20, 7, 22, 9, 24, 11, 26, 13, 28, 15, 30);
+  vf t[8];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i)
+    t[i] = _mm512_add_ps(_mm512_mask_blend_ps(0xff00, r[i], r[i + 8]), _mm512_shuffle_f32x4(r[i], r[i + 8], 0x4e));
 #pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {  // each 128-bit part of t[i]: partial sums of r[4i .. 4i+3]
-    const vf* s = r + 4 * i;
-    const vf ab = _mm512_add_ps(_mm512_unpacklo_ps(s[0], s[1]), _mm512_unpackhi_ps(s[0], s[1]));
-    const vf cd = _mm512_add_ps(_mm512_unpacklo_ps(s[2], s[3]), _mm512_unpackhi_ps(s[2], s[3]));
-    t[i] = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
-  }
-  const vf a = _mm512_add_ps(_mm512_shuffle_f32x4(t[0], t[1], 0x88), _mm512_shuffle_f32x4(t[0], t[1], 0xdd));
-  const vf b = _mm512_add_ps(_mm512_shuffle_f32x4(t[2], t[3], 0x88), _mm512_shuffle_f32x4(t[2], t[3], 0xdd));
-  return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+  for (int i = 0; i < 4; ++i)
+    t[i] =
+        _mm512_add_ps(_mm512_mask_blend_ps(0xf0f0, t[i], t[i + 4]), _mm512_permutex2var_ps(t[i], quarters, t[i + 4]));
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i)
+    t[i] = _mm512_add_ps(_mm512_mask_blend_ps(0xcccc, t[i], t[i + 2]), _mm512_shuffle_ps(t[i], t[i + 2], 0x4e));
+  return _mm512_add_ps(_mm512_mask_blend_ps(0xaaaa, t[0], t[1]), _mm512_permutex2var_ps(t[0], ones, t[1]));
 }
 
 }  // namespace

@@ -96,7 +96,7 @@ static void expand(const QuantPanel& w, uint8_t* bytes) {
 }
 
 template <int Sub>
-static void many(const QuantPanel* w, int n_panels, const QuantTokens& x, const QuantSums& r, const MatmulOut& o) {
+static void many(const QuantPanel* w, int n_panels, const QuantTokens& x, const RangeSums& r, const MatmulOut& o) {
   for (int p = 0; p < n_panels; ++p) {
     const MatmulOut out = panel_out(o, p);
     for (int t = 0; t < x.used; ++t)
@@ -121,15 +121,20 @@ static float value_at(const void* values, int64_t i) {
 }
 
 template <Floats F>
-static void few_floats(const void* panel, const FloatRange& r, const MatmulOut& o) {
-  for (int t = 0; t < r.used; ++t)
-    for (int row = 0; row < o.n_rows; ++row) {
-      float* out = o.out + t * o.stride + row;
-      float acc = r.resume ? *out : 0;
-      for (int64_t k = 0; k < r.n_k; ++k)
-        acc = std::fma(value_at<F>(panel, k * kPanelRows + row), r.x[k * r.count + t], acc);
-      *out = o.bias ? acc + o.bias[row] : acc;
-    }
+static float add_floats(const void* panel, const FloatTokens& x, int row, int t, float acc) {
+  for (int64_t k = 0; k < x.n_k; ++k)
+    acc = std::fma(value_at<F>(panel, k * kPanelRows + row), x.x[k * x.count + t], acc);
+  return acc;
+}
+
+static void put_float(const MatmulOut& o, int row, int t, float acc) {
+  o.out[t * o.stride + row] = o.bias ? acc + o.bias[row] : acc;
+}
+
+template <Floats F>
+static void few_floats(const void* panel, const FloatTokens& x, const MatmulOut& o) {
+  for (int t = 0; t < x.used; ++t)
+    for (int row = 0; row < o.n_rows; ++row) put_float(o, row, t, add_floats<F>(panel, x, row, t, 0));
 }
 
 template <Floats F>
@@ -137,8 +142,17 @@ static void widen(const void* values, int64_t n, float* to) {
   for (int64_t i = 0; i < n; ++i) to[i] = value_at<F>(values, i);
 }
 
-static void many_floats(const float* const* panels, int n_panels, const FloatRange& r, const MatmulOut& o) {
-  for (int p = 0; p < n_panels; ++p) few_floats<kF32>(panels[p], r, panel_out(o, p));
+static void many_floats(const float* const* panels, int n_panels, const FloatTokens& x, const RangeSums& r,
+                        const MatmulOut& o) {
+  for (int p = 0; p < n_panels; ++p) {
+    const MatmulOut out = panel_out(o, p);
+    for (int t = 0; t < x.used; ++t)
+      for (int row = 0; row < out.n_rows; ++row) {
+        float* sum = r.sums + (t * n_panels + p) * kPanelRows + row;
+        const float acc = add_floats<kF32>(panels[p], x, row, t, r.first ? 0 : *sum);
+        r.last ? put_float(out, row, t, acc) : void(*sum = acc);
+      }
+  }
 }
 
 const MatmulKernels matmul = {quantize,

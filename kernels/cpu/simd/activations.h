@@ -61,7 +61,7 @@ inline void put_sums8(const QuantTokens& to, int over16, int64_t at, __m256i sum
 }
 
 // Eight tokens, lane t of a register for token t.
-void quantize8(const float* x, int64_t x_stride, int64_t cols, const QuantTokens& to) {
+inline void quantize8(const float* x, int64_t x_stride, int64_t cols, const QuantTokens& to) {
   for (int64_t b = 0; b < cols / 32; ++b) {
     __m256 most[8];
     for (int t = 0; t < 8; ++t) most[t] = most_of(x + t * x_stride + b * 32);
@@ -100,7 +100,7 @@ inline int32_t sum4(__m128i v) {
   return _mm_cvtsi128_si32(_mm_add_epi32(v, _mm_shuffle_epi32(v, 0xb1)));
 }
 
-void quantize(const float* x, int64_t x_stride, int64_t cols, const QuantTokens& to) {
+[[maybe_unused]] void quantize(const float* x, int64_t x_stride, int64_t cols, const QuantTokens& to) {
   if (to.used == 8) return quantize8(x, x_stride, cols, to);
   const int64_t n = to.count;
   for (int64_t t = 0; t < to.used; ++t)
@@ -129,7 +129,7 @@ inline void transpose4(const float* x, int64_t x_stride, float* to, int64_t stri
 }
 
 // used rows of x side by side, then zeros: [k][count].
-void interleave(const float* x, int64_t x_stride, int count, int used, int64_t cols, float* to) {
+[[maybe_unused]] void interleave(const float* x, int64_t x_stride, int count, int used, int64_t cols, float* to) {
   const int64_t whole = count % 4 == 0 && used == count ? cols / 4 * 4 : 0;
   for (int64_t k = 0; k < whole; k += 4)
     for (int t = 0; t < count; t += 4) transpose4(x + t * x_stride + k, x_stride, to + k * count + t, count);

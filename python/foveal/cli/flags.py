@@ -121,6 +121,7 @@ FLAGS = (
     Flag(("--device",), MODEL, "auto, cpu, cuda, or cuda:N of --list-devices", device, "auto", "NAME"),
     Flag(("--image-min-tokens",), (*TALK, PLAN), "least rows per picture", integer(1)),
     Flag(("--image-max-tokens",), (*TALK, PLAN), "most rows per picture", integer(1)),
+    Flag(("--vision-precision",), TALK, "products of the picture encoder", default="f32", choices=("f32", "bf16")),
     Flag(("--temp",), TALK, "temperature, 0 = greedy", number, 0.0, "X"),
     Flag(("--top-k",), TALK, "0 = off", integer(0), 40),
     Flag(("--top-p",), TALK, "1 = off", number, 0.95, "X"),

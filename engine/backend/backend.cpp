@@ -1,0 +1,12 @@
+// What a backend does when it has no better way.
+#include "engine/backend/backend.h"
+
+#include "engine/core/error.h"
+
+namespace foveal {
+
+WeightPtr Backend::load_matrix_bf16(std::span<const TensorInfo* const>) {
+  fail(ErrorCode::unsupported, "vision_precision 'bf16' needs a CPU with AMX; found ", name(), "; use 'f32'");
+}
+
+}  // namespace foveal

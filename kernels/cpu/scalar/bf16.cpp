@@ -1,0 +1,54 @@
+// The specification of the products in bfloat16. Layouts and order: kernels/cpu/amx.h.
+#include <cmath>
+
+#include "kernels/cpu/amx.h"
+#include "kernels/cpu/scalar/half.h"
+
+namespace foveal::scalar {
+
+void pack_bf16(const float* x, int64_t x_stride, int used, int64_t cols, uint16_t* to) {
+  const int64_t groups = (cols + kTileInputs - 1) / kTileInputs;
+  for (int64_t g = 0; g < groups; ++g)
+    for (int64_t t = 0; t < kTileTokens; ++t)
+      for (int64_t i = 0; i < kTileInputs; ++i) {
+        const int64_t k = g * kTileInputs + i;
+        *to++ = t < used && k < cols ? bf16_of_bits(float_bits(x[t * x_stride + k])) : uint16_t{0};
+      }
+}
+
+static float flushed(float v) {
+  return std::fabs(v) < 0x1p-126f ? std::copysign(0.0f, v) : v;
+}
+
+static float value(uint32_t bf16) {
+  return bits_float(bf16 << 16);
+}
+
+// acc + the products of 32 inputs. weights: [pair][row], inputs [32].
+static float add_group(const uint32_t* weights, const uint16_t* inputs, float acc) {
+  float even = 0, odd = 0;
+  for (int i = 0; i < kTileInputs / 2; ++i) {
+    const uint32_t w = weights[i * kPanelRows];
+    even = flushed(std::fma(value(inputs[2 * i]), value(w & 0xffff), even));
+    odd = flushed(std::fma(value(inputs[2 * i + 1]), value(w >> 16), odd));
+  }
+  return flushed(acc + flushed(even + odd));
+}
+
+void product_bf16(const uint32_t* const* panels, int n_panels, const Bf16Tokens& x, const RangeSums& r,
+                  const MatmulOut& o) {
+  for (int t = 0; t < x.blocks * kTileTokens; ++t) {
+    const uint16_t* inputs = x.x + t / kTileTokens * x.block_stride + t % kTileTokens * kTileInputs;
+    for (int row = 0; row < n_panels * kPanelRows; ++row) {
+      float* sum = r.sums + t * n_panels * kPanelRows + row;
+      float acc = r.first ? 0 : *sum;
+      for (int64_t g = 0; g < x.n_groups; ++g)
+        acc = add_group(panels[row / kPanelRows] + g * 16 * kPanelRows + row % kPanelRows,
+                        inputs + g * kTileTokens * kTileInputs, acc);
+      *sum = acc;
+      if (r.last && t < x.used && row < o.n_rows) o.out[t * o.stride + row] = o.bias ? acc + o.bias[row] : acc;
+    }
+  }
+}
+
+}  // namespace foveal::scalar

@@ -1,0 +1,47 @@
+"""vision_precision "bf16": what it costs the embeddings of every family, and the refusal where the CPU lacks it."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import foveal
+from foveal.images import to_pixels
+from goldens import DATA, PICTURES, Case, distance, load
+
+WITHIN = 1e-2  # norm of the difference over the norm; f32 is held to 1e-3 and is near 1e-6
+
+
+def encoder(family: str) -> foveal.Model:
+    try:
+        return load(family, vision_precision="bf16")
+    except foveal.UnsupportedError as error:
+        assert "AMX" in str(error)
+        pytest.skip("this CPU has no bfloat16 products")
+
+
+@pytest.mark.parametrize("case", PICTURES, ids=str)
+def test_embeddings(case: Case) -> None:
+    exact, fast = load(case.family), encoder(case.family)
+    for path in case.images:
+        found, expected = fast._native.encode_image(to_pixels(path)), exact._native.encode_image(to_pixels(path))
+        assert 1e-4 < distance(found, expected) <= WITHIN
+
+
+def test_other_machines_refuse() -> None:
+    folder = DATA / "qwen2vl"
+    code = (
+        f"import foveal\ntry:\n  foveal.Model({str(folder / 'model-f16.gguf')!r}, {str(folder / 'mmproj-f16.gguf')!r},"
+        " vision_precision='bf16')\nexcept foveal.UnsupportedError as e:\n  print(e)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "FOVEAL_FORCE_ISA": "scalar"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "AMX" in done.stdout and "scalar" in done.stdout
+    assert np.isfinite(load("qwen2vl").encode_image(PICTURES[0].images[0])).all()
