@@ -174,21 +174,25 @@ def test_the_command_writes_everything(questions: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = subprocess.run(
         [sys.executable, "-m", "foveal", "evaluate", "-m", MODEL, "--mmproj", MMPROJ, "--data", questions, "-o", out,
-         "--policies", "full,random,snapkv,adakv", "--mixes", "none,mixkv", "--budgets", "24,50%", "--kv-window", "16",
-         "--jobs", "2", "--check", "1"],
+         "--policies", "full,random,snapkv,adakv", "--mixes", "none,mixkv,sharp", "--budgets", "24,50%",
+         "--kv-window", "16", "--jobs", "2", "--check", "1"],
         capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == (out / "table.md").read_text().strip()
     assert "foveal evaluate -m model-f16.gguf" in done.stdout
-    assert "10 of 10 checks" in done.stdout
+    assert "14 of 14 checks" in done.stdout
+    assert "KL against mixkv" in done.stdout
     assert (out / "plot.svg").read_text().startswith("<svg")
     rows = json.loads((out / "results.json").read_text())["protocols"]["after"]
-    assert [(r["policy"], r["mix"], r["budget"]) for r in rows[:4]] == [
+    assert [(r["policy"], r["mix"], r["budget"]) for r in rows[:5]] == [
         ("full", "none", "all"), ("random", "none", "24"), ("snapkv", "none", "24"), ("snapkv", "mixkv", "24"),
+        ("snapkv", "sharp", "24"),
     ]  # fmt: skip
     assert rows[0]["questions"] == 3  # two on the first picture, one on the second
     assert rows[3]["base"]["right"][0] == pytest.approx(rows[3]["mean"] - rows[2]["mean"])
+    assert rows[4]["mixkv"]["kl"][0] == pytest.approx(rows[4]["kl"] - rows[3]["kl"])
+    assert "mixkv" not in rows[3]
 
 
 def test_intervals_are_bold_when_they_exclude_zero() -> None:

@@ -41,7 +41,7 @@ def base_of(arm: Arm) -> Arm | None:
 
 
 def row(p: Protocol, arm: Arm) -> dict[str, Any]:
-    """One arm's numbers; `against` holds (difference, low, high, McNemar's p) of the accuracy and of the KL."""
+    """One arm's numbers; under full, base and mixkv its paired differences to those arms, as in compare()."""
     right, kl = p.values(arm.id, "right"), p.values(arm.id, "kl")
     out: dict[str, Any] = {
         "policy": arm.policy, "mix": arm.mix, "budget": arm.budget,
@@ -58,7 +58,8 @@ def row(p: Protocol, arm: Arm) -> dict[str, Any]:
         out["peak_bytes"] = float(np.mean(peaks))
     if checks := p.numbers(arm.id, "as_in_prefill"):
         out["as_in_prefill"] = f"{int(sum(checks))} of {len(checks)}"
-    against = {"full": Arm("full", "none", "all"), "base": base_of(arm)}
+    mixkv = None if arm.mix in ("none", "mixkv") else Arm(arm.policy, "mixkv", arm.budget)
+    against = {"full": Arm("full", "none", "all"), "base": base_of(arm), "mixkv": mixkv}
     if arm.policy == "full":
         return out
     for name, other in against.items():
@@ -69,7 +70,7 @@ def row(p: Protocol, arm: Arm) -> dict[str, Any]:
 
 
 def compare(p: Protocol, a: str, b: str) -> dict[str, Any]:
-    """a - b on the same pictures."""
+    """a - b on the same pictures: (difference, low, high) of accuracy and of KL, McNemar's p over the questions."""
     return {
         "right": paired_interval(p.values(a, "right"), p.values(b, "right")),
         "kl": paired_interval(p.values(a, "kl"), p.values(b, "kl")),

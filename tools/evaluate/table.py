@@ -44,6 +44,18 @@ def table(rows: list[dict[str, Any]], full: dict[str, Any], judged: bool) -> str
     return "\n".join(out)
 
 
+def against_mixkv(rows: list[dict[str, Any]], judged: bool) -> list[str]:
+    """The other mixes beside MixKV on the same policy and pictures; nothing where there is none of them."""
+    if not any("mixkv" in r for r in rows):
+        return []
+    head = ["policy", "mix", *(["accuracy against mixkv", "McNemar's p"] if judged else []), "KL against mixkv"]
+    out = [line(head), line(["---"] * 2 + ["---:"] * (len(head) - 2))]
+    for r in (r for r in rows if "mixkv" in r):
+        cells = [interval(r["mixkv"]["right"]), f"{r['mixkv']['p']:.2g}"] if judged else []
+        out.append(line([r["policy"], r["mix"], *cells, interval(r["mixkv"]["kl"], 1, 4)]))
+    return ["\n".join(out), ""]
+
+
 def equal_bytes(rows: list[dict[str, Any]]) -> str:
     """What the arms of one budget really hold."""
     used = [r for r in rows if r["policy"] != "full"]
@@ -65,7 +77,13 @@ def markdown(summary: dict[str, Any], settings: dict[str, Any], command: str) ->
         out += [f"Items: {items}; {full['questions']} questions in all.", ""]
         for budget in dict.fromkeys(r["budget"] for r in rows if r["policy"] != "full"):
             at = [r for r in rows if r["budget"] == budget]
-            out += [f"**Budget {budget}.** {equal_bytes(at)}", "", table(at, full, judged), ""]
+            out += [
+                f"**Budget {budget}.** {equal_bytes(at)}",
+                "",
+                table(at, full, judged),
+                "",
+                *against_mixkv(at, judged),
+            ]
         checked = [r for r in rows if "as_in_prefill" in r]
         if checked:
             good = sum(int(r["as_in_prefill"].split()[0]) for r in checked)
