@@ -317,12 +317,9 @@ struct Cut {
 };
 Cut cut_of(const CpuWeight& w, int64_t n_tokens, int64_t workers) {
   const int64_t panels = panels_of(w.rows);
-  const bool floating = w.floating || w.paired;
   if (n_tokens < kMany && !w.paired) return {std::max<int64_t>(4, panels / (8 * workers)), kMany};
-  const int64_t quant = w.cols > 2048 ? 104 : kQuantTokens, unit = !floating     ? 16
-                                                                   : w.quantised ? 48
-                                                                   : w.paired    ? 96
-                                                                                 : 12;
+  const int64_t quant = w.cols > 2048 ? 104 : kQuantTokens;
+  const int64_t unit = w.paired ? 32 : w.quantised ? (w.floating ? 48 : 16) : 12;
   const int64_t most = w.quantised ? quant : kFloatTokens;
   const int64_t shares = (n_tokens + most - 1) / most;
   Cut cut{w.quantised ? 4 : kFloatPanels, ((n_tokens + shares - 1) / shares + unit - 1) / unit * unit};

@@ -2,7 +2,7 @@
 the first token (loading included).
 
     python tools/bench/vision.py --case NAME MODEL.gguf MMPROJ.gguf PICTURE [--case ...] --foveal build/foveal
-        --llama-mtmd PATH/llama-mtmd-cli [--rounds 5] [--threads 2]
+        --llama-mtmd PATH/llama-mtmd-cli [--rounds 5] [--threads 2] [--vision-precision f32]
 """
 
 from __future__ import annotations
@@ -38,14 +38,16 @@ def main() -> None:
     parser.add_argument("--llama-mtmd", required=True)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", default="2")
+    parser.add_argument("--vision-precision", default="f32")
     args = parser.parse_args()
     print("| picture | measured | Foveal, ms | llama.cpp, ms | ratio |\n| --- | --- | --- | --- | ---: |")
     for name, model, mmproj, picture in args.case:
         common = ["-m", model, "--mmproj", mmproj, "--image", picture, "-p", "What is it?", "-n", "1"]
         common += ["-t", args.threads, "--temp", "0", "--chat-template"]
+        own = ["--vision-precision", args.vision_precision]
         ours, theirs = [], []
         for _ in range(args.rounds):
-            ours.append(run([args.foveal, "run", "--stats", *common, "chatml"], r"pictures\s+([0-9.]+) ms"))
+            ours.append(run([args.foveal, "run", "--stats", *own, *common, "chatml"], r"pictures\s+([0-9.]+) ms"))
             theirs.append(run([args.llama_mtmd, *common, "chatml"], r"encod\w+ (?:done )?in ([0-9.]+) ms"))
         for i, what in enumerate(("encoder", "whole command to the first token")):
             a, b = [o[i] for o in ours], [t[i] for t in theirs]

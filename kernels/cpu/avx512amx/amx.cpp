@@ -72,39 +72,36 @@ FOVEAL_INLINE void put(const MatmulOut& o, int t, int first, __m512 acc) {
 
 // ---- integer products
 
-// The dot products of group g, [sub-block][token][row], by the tiles of one of two turns: the next group's are under
-// way while this one's are summed up.
-template <int Sub, int Turn>
-FOVEAL_INLINE void dots(const uint8_t* codes, const int8_t* rows, int64_t g, int32_t (*out)[256]) {
-  codes += g * 512;
-  rows += g * 512;
-  if constexpr (Turn == 0) {
-    _tile_zero(0);
-    _tile_loadd(4, rows, 32);
-    _tile_loadd(6, codes, 64);
-    _tile_dpbssd(0, 4, 6);
-    _tile_stored(0, out[0], 64);
-    if constexpr (Sub == 16) {
-      _tile_zero(1);
-      _tile_loadd(5, rows + 16, 32);
-      _tile_loadd(7, codes + 256, 64);
-      _tile_dpbssd(1, 5, 7);
-      _tile_stored(1, out[1], 64);
-    }
+// The dot products of 16 tokens and 16 rows over `Sub` inputs, [token][row], by the tiles Sums, 4 + Sums % 2 and
+// 6 + Sums % 2 (numbers in the instructions).
+#define FOVEAL_DOTS(Sums, Tokens, Rows) \
+  _tile_zero(Sums);                     \
+  _tile_loadd(Tokens, rows, 32);        \
+  _tile_loadd(Rows, codes, 64);         \
+  _tile_dpbssd(Sums, Tokens, Rows);     \
+  _tile_stored(Sums, out, 64)
+
+template <int Sums>
+FOVEAL_INLINE void tile_dots(const uint8_t* codes, const int8_t* rows, int32_t* out) {
+  if constexpr (Sums == 0) {
+    FOVEAL_DOTS(0, 4, 6);
+  } else if constexpr (Sums == 1) {
+    FOVEAL_DOTS(1, 5, 7);
+  } else if constexpr (Sums == 2) {
+    FOVEAL_DOTS(2, 4, 6);
   } else {
-    _tile_zero(2);
-    _tile_loadd(5, rows, 32);
-    _tile_loadd(7, codes, 64);
-    _tile_dpbssd(2, 5, 7);
-    _tile_stored(2, out[0], 64);
-    if constexpr (Sub == 16) {
-      _tile_zero(3);
-      _tile_loadd(4, rows + 16, 32);
-      _tile_loadd(6, codes + 256, 64);
-      _tile_dpbssd(3, 4, 6);
-      _tile_stored(3, out[1], 64);
-    }
+    FOVEAL_DOTS(3, 5, 7);
   }
+}
+#undef FOVEAL_DOTS
+
+// Group g, [sub-block][token][row]; Turn: which tiles and buffers it takes.
+template <int Sub, int Turn>
+FOVEAL_INLINE void dots(const uint8_t* codes, const int8_t* rows, int64_t g, int32_t (*buffers)[256]) {
+  constexpr int kSubs = 32 / Sub;
+  tile_dots<Turn * kSubs>(codes + g * 512, rows + g * 512, buffers[Turn * kSubs]);
+  if constexpr (kSubs == 2)
+    tile_dots<Turn * kSubs + 1>(codes + g * 512 + 256, rows + g * 512 + 16, buffers[Turn * kSubs + 1]);
 }
 
 template <int Sub, bool Mins>
@@ -131,17 +128,40 @@ FOVEAL_INLINE void add_group(const QuantPanel& w, const TileTokens& x, int64_t g
 
 template <int Sub, bool Mins>
 static void product_of(const QuantPanel& w, const TileTokens& x, const RangeSums& r, const MatmulOut& o) {
-  alignas(64) int32_t dot[2][32 / Sub][256];
+  constexpr int kSubs = 32 / Sub;
+  alignas(64) int32_t dot[4][256];
   __m512 acc[16];
 #pragma GCC unroll 16
   for (int t = 0; t < 16; ++t) acc[t] = r.first ? _mm512_setzero_ps() : _mm512_load_ps(r.sums + t * 16);
   const int64_t groups = w.cols / 32;
-  dots<Sub, 0>(w.codes, x.rows, 0, dot[0]);
-  for (int64_t g = 0; g < groups; g += 2) {
-    if (g + 1 < groups) dots<Sub, 1>(w.codes, x.rows, g + 1, dot[1]);
-    add_group<Sub, Mins>(w, x, g, dot[0], acc);
-    if (g + 2 < groups) dots<Sub, 0>(w.codes, x.rows, g + 2, dot[0]);
-    if (g + 1 < groups) add_group<Sub, Mins>(w, x, g + 1, dot[1], acc);
+  // Tiles take long to come out: groups are under way, in turns, while earlier ones are summed up.
+  const auto start = [&]<int Turn>(int64_t g) __attribute__((always_inline)) {
+    if (g < groups) dots<Sub, Turn>(w.codes, x.rows, g, dot);
+  };
+  const auto end = [&]<int Turn>(int64_t g) __attribute__((always_inline)) {
+    if (g < groups) add_group<Sub, Mins>(w, x, g, dot + Turn * kSubs, acc);
+  };
+  start.template operator()<0>(0);
+  if constexpr (kSubs == 2) {
+    for (int64_t g = 0; g < groups; g += 2) {
+      start.template operator()<1>(g + 1);
+      end.template operator()<0>(g);
+      start.template operator()<0>(g + 2);
+      end.template operator()<1>(g + 1);
+    }
+  } else {
+    start.template operator()<1>(1);
+    start.template operator()<2>(2);
+    for (int64_t g = 0; g < groups; g += 4) {
+      start.template operator()<3>(g + 3);
+      end.template operator()<0>(g);
+      start.template operator()<0>(g + 4);
+      end.template operator()<1>(g + 1);
+      start.template operator()<1>(g + 5);
+      end.template operator()<2>(g + 2);
+      start.template operator()<2>(g + 6);
+      end.template operator()<3>(g + 3);
+    }
   }
   const __m512 units = _mm512_loadu_ps(w.units);
 #pragma GCC unroll 16
