@@ -8,6 +8,8 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #if defined(__linux__)
+#include <setjmp.h>
+#include <signal.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -44,6 +46,30 @@ bool grants_tiles() {
 #endif
 }
 
+#if defined(__linux__)
+sigjmp_buf after_fault;
+#endif
+
+// Some virtual machines announce tiles, grant them, and fault on the first instruction: it is tried once, here.
+bool tiles_work() {
+#if defined(__linux__)
+  alignas(64) uint8_t shape[64] = {1};  // palette 1; tile 0: 16 rows of 64 bytes
+  shape[16] = 64, shape[48] = 16;
+  struct sigaction ours = {}, before = {};
+  ours.sa_handler = [](int) { siglongjmp(after_fault, 1); };
+  if (sigaction(SIGILL, &ours, &before) != 0) return false;
+  volatile bool worked = false;
+  if (sigsetjmp(after_fault, 1) == 0) {
+    __asm__ volatile("ldtilecfg %0\n\ttilezero %%tmm0\n\ttilerelease" : : "m"(shape) : "memory");
+    worked = true;
+  }
+  sigaction(SIGILL, &before, nullptr);
+  return worked;
+#else
+  return false;
+#endif
+}
+
 struct X86 {
   bool avx2 = false, avx512 = false, vnni = false, amx = false;
 };
@@ -66,7 +92,7 @@ X86 probe() {
   if (__get_cpuid_count(7, 1, &a71, &b, &c, &d)) {
     found.vnni = found.avx2 && bit(a71, 4);
     const bool tiles = bit(d7, 22) && bit(d7, 24) && bit(d7, 25) && bit(a71, 5);  // AMX-BF16, tiles, INT8, AVX512-BF16
-    found.amx = found.avx512 && tiles && (states & 0x60000) == 0x60000 && grants_tiles();
+    found.amx = found.avx512 && tiles && (states & 0x60000) == 0x60000 && grants_tiles() && tiles_work();
   }
   return found;
 }
