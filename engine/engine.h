@@ -254,6 +254,7 @@ struct PlanQuery {  // a conversation to come
   int image_min_tokens = 0, image_max_tokens = 0;
   KvOptions kv;
   uint64_t memory = 0;  // bytes to fit in; 0: what the system has available
+  int threads = 0;      // as in ModelOptions: each worker has scratch of its own
 };
 struct PlanTurn {
   int64_t image_rows = 0, rows = 0;          // of its pictures; seen by its end

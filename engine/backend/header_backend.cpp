@@ -3,11 +3,21 @@
 
 #include <algorithm>
 
-#include "engine/core/error.h"
+#include "engine/backend/choose_isa.h"
+#include "engine/core/thread_pool.h"
 #include "kernels/cpu/matmul.h"
+#include "kernels/cpu/ops.h"
 #include "kernels/quant/dequant.h"
 
 namespace foveal {
+
+namespace {
+
+struct HeaderWeight final : Weight {
+  bool quantised = false, floating = false;
+};
+
+}  // namespace
 
 int64_t packed_bytes(const TensorInfo& t) {
   const AffineFormat f = affine_format(t.type);
@@ -18,17 +28,20 @@ int64_t packed_bytes(const TensorInfo& t) {
   }
   const Codes form = f.table ? kTable : f.bits == 4 ? kNibbles : f.bits == 5 ? kFive : f.bits == 6 ? kSix : kBytes;
   const int64_t scale_bytes = (cols / f.sub * kPanelRows * 2 + 63) / 64 * 64;
-  return panels * (scale_bytes * (f.mins ? 2 : 1) + cols / 32 * code_bytes(form));
+  return panels * (kPanelRows * 4 + scale_bytes * (f.mins ? 2 : 1) + cols / 32 * code_bytes(form));
 }
 
 WeightPtr HeaderBackend::load_matrix(std::span<const TensorInfo* const> parts) {
-  auto w = std::make_unique<Weight>();
+  auto w = std::make_unique<HeaderWeight>();
   w->cols = parts[0]->cols();
   for (const TensorInfo* t : parts) {
+    (affine_format(t->type).bits > 0 ? w->quantised : w->floating) = true;
     w->rows += t->rows();
     w->bytes += static_cast<size_t>(packed_bytes(*t));
   }
   weight_bytes += static_cast<int64_t>(w->bytes);
+  if (w->quantised) most_quantised = std::max(most_quantised, w->cols);
+  if (w->floating) most_floating = std::max(most_floating, w->cols);
   return w;
 }
 
@@ -46,8 +59,52 @@ Buffer<float> HeaderBackend::load_floats(const TensorInfo& t) {
   return zeros;
 }
 
-void HeaderBackend::refuse() {
-  fail(ErrorCode::state, "only the header was read: there are no weights to compute with");
+void HeaderBackend::matmul(Mat, const Weight& w, ConstMat x, const float*) {
+  const auto& known = static_cast<const HeaderWeight&>(w);
+  if (known.quantised) scratch.product(x.rows, w.cols, true);
+  if (known.floating) scratch.product(x.rows, w.cols, false);
+}
+
+void CpuScratch::product(int64_t rows, int64_t cols, bool is_quantised) {
+  if (is_quantised) {
+    quantised = std::max(quantised, (rows + 7) / 8 * 8 * cols);
+  } else {
+    packed = std::max(packed, (rows + 11) / 12 * 12 * cols);
+  }
+}
+
+void CpuScratch::encoder(int64_t head_dim) {
+  worker = std::max(worker, cpu_ops(choose_isa("")).attend_scratch(1, head_dim));
+}
+
+// As cpu_attention.cpp reserves them: decode goes on far past a prefill before its partial results grow.
+void CpuScratch::attention(int64_t n_head_kv, int64_t group, int64_t head_dim, int64_t rows) {
+  constexpr int64_t kSpareRows = 16384, kMeasuredRows = 256;
+  const CpuOps& ops = cpu_ops(choose_isa(""));
+  worker = std::max(
+      {worker, ops.attend_scratch(group, head_dim), ops.decode_scratch(group, head_dim), kMeasuredRows * head_dim});
+  const int64_t chunks = (rows + kSpareRows + decode_rows - 1) / decode_rows;
+  const int64_t floats = chunks * n_head_kv * group * part_stride(head_dim);
+  parts = std::max(parts, floats + floats / 2);
+}
+
+void CpuScratch::add(const CpuScratch& o) {
+  quantised = std::max(quantised, o.quantised);
+  packed = std::max(packed, o.packed);
+  worker = std::max(worker, o.worker);
+  parts = std::max(parts, o.parts);
+}
+
+int64_t CpuScratch::bytes(int threads) const {
+  const int64_t workers = threads > 0 ? threads : ThreadPool::default_threads();
+  // Of a worker: ranges of two panels as bytes or floats, and the sums of an item (cpu_weight.cpp).
+  constexpr int64_t kCodes = 2 * 512 * kPanelRows, kCodeSums = 2 * (256 + 24) * kPanelRows * 4;
+  constexpr int64_t kValues = 2 * 192 * kPanelRows * 4, kValueSums = 8 * (600 + 24) * kPanelRows * 4;
+  int64_t sum = parts * 4 + (worker > 0 ? ((worker + 15) / 16 * 16 + 16) * 4 * workers : 0);
+  if (quantised > 0) sum += quantised + quantised / 32 * 4 + quantised * 3 / 4 + kCodes * workers;
+  if (packed > 0) sum += packed * 4 + kValues * workers;
+  sum += (packed > 0 ? kValueSums : quantised > 0 ? kCodeSums : 0) * workers;
+  return sum;
 }
 
 }  // namespace foveal
