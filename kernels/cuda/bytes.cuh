@@ -15,6 +15,18 @@ __device__ __forceinline__ float read_half(const uint8_t* p) {
 __device__ __forceinline__ uint32_t read32_at2(const uint8_t* p) {
   return read16(p) | read16(p + 2) << 16;
 }
+// 4 * N bytes of an address that is a multiple of 2, by aligned words; nothing past them is read, and before them at
+// most 2 bytes, to the start of a word.
+template <int N>
+__device__ __forceinline__ void read_words(const uint8_t* p, uint32_t (&words)[N]) {
+  const unsigned odd = reinterpret_cast<uintptr_t>(p) & 2;
+  const auto* base = reinterpret_cast<const uint32_t*>(p - odd);
+  const uint32_t last = odd ? read16(p + 4 * N - 2) : 0;
+#pragma unroll
+  for (int i = 0; i < N; ++i) words[i] = base[i];
+#pragma unroll
+  for (int i = 0; i < N; ++i) words[i] = __funnelshift_r(words[i], i + 1 < N ? words[i + 1] : last, odd * 8);
+}
 // Four bytes of any address.
 __device__ __forceinline__ uint32_t read32_at1(const uint8_t* p) {
   return p[0] | uint32_t{p[1]} << 8 | uint32_t{p[2]} << 16 | uint32_t{p[3]} << 24;

@@ -110,7 +110,7 @@ __device__ __forceinline__ float soften(Query& q, float (&s)[keys / 8][4], int r
 
 // Grid: blocks of queries of a KV head (token major, then the heads that share it); KV heads.
 template <int Chunks>
-__global__ void __launch_bounds__(threads) tiled_attend(Flash p) {
+__global__ void __launch_bounds__(threads, 2) tiled_attend(Flash p) {
   __shared__ Room<Chunks> room;
   const FlashHead head = flash_head(p, blockIdx.y);
   const int tid = static_cast<int>(threadIdx.x), warp = tid / 32, g = tid % 32 / 4, t = tid % 4;

@@ -81,8 +81,8 @@ template <class WeightShare, int Tokens, int Down>
 __global__ void __launch_bounds__(threads) matmul_tiles(Product p) {
   constexpr int across = 8 / Down, left = outputs / Down / 16, right = Tokens / across / 16;
   constexpr int copies = Tokens * step / 8 / threads;  // of 8 halves, a thread
-  __shared__ __align__(16) half weights[outputs * stride];
-  __shared__ __align__(16) half inputs[Tokens * stride];
+  __shared__ __align__(32) half weights[outputs * stride];
+  __shared__ __align__(32) half inputs[Tokens * stride];
   const int tid = static_cast<int>(threadIdx.x), warp = tid / 32;
   const int64_t token0 = static_cast<int64_t>(blockIdx.x) * Tokens,
                 output0 = static_cast<int64_t>(blockIdx.y) * outputs;

@@ -37,15 +37,18 @@ __device__ __forceinline__ void set_straight(Unit& o, int u) {
   o.at[0] = 32 * u;
   o.at[1] = 32 * u + 16;
 }
-// 16 bytes of nibbles: the low ones are the first run, the high ones the second.
-template <class Read>
-__device__ __forceinline__ void set_nibbles(Unit& o, const uint8_t* qs, Read read) {
+// Four words of nibbles: the low ones are the first run, the high ones the second.
+__device__ __forceinline__ void set_nibbles(Unit& o, const uint32_t (&words)[4]) {
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    const uint32_t word = read(qs + 4 * i);
-    o.q[i] = word & 0x0f0f0f0fu;
-    o.q[4 + i] = word >> 4 & 0x0f0f0f0fu;
+    o.q[i] = words[i] & 0x0f0f0f0fu;
+    o.q[4 + i] = words[i] >> 4 & 0x0f0f0f0fu;
   }
+}
+__device__ __forceinline__ void set_nibbles(Unit& o, const uint8_t* qs) {
+  uint32_t words[4];
+  read_words(qs, words);
+  set_nibbles(o, words);
 }
 __device__ __forceinline__ void minus_all(Unit& o, uint32_t by) {
 #pragma unroll
@@ -61,32 +64,31 @@ __device__ __forceinline__ void set_fifth_bits(Unit& o, uint32_t qh) {
 FOVEAL_FORMAT(Q4_0, 32, 18, false) {
   set_straight(o, 0);
   set_scale(o, read_half(b));
-  set_nibbles(o, b + 2, read32_at2);
+  set_nibbles(o, b + 2);
   minus_all(o, 8);
 }
 FOVEAL_FORMAT(Q4_1, 32, 20, true) {
   set_straight(o, 0);
   set_scale(o, read_half(b), -read_half(b + 2));
-  set_nibbles(o, b + 4, read32_at2);
+  set_nibbles(o, b + 4);
 }
 FOVEAL_FORMAT(Q5_0, 32, 22, false) {
   set_straight(o, 0);
   set_scale(o, read_half(b));
-  set_nibbles(o, b + 6, read32_at2);
+  set_nibbles(o, b + 6);
   set_fifth_bits(o, read32_at2(b + 2));
   minus_all(o, 16);
 }
 FOVEAL_FORMAT(Q5_1, 32, 24, true) {
   set_straight(o, 0);
   set_scale(o, read_half(b), -read_half(b + 2));
-  set_nibbles(o, b + 8, read32_at2);
+  set_nibbles(o, b + 8);
   set_fifth_bits(o, read32_at2(b + 4));
 }
 FOVEAL_FORMAT(Q8_0, 32, 34, false) {
   set_straight(o, 0);
   set_scale(o, read_half(b));
-#pragma unroll
-  for (int i = 0; i < 8; ++i) o.q[i] = read32_at2(b + 2 + 4 * i);
+  read_words(b + 2, o.q);
 }
 
 __device__ __forceinline__ void set_table(Unit& o, const Table16& table) {
@@ -99,22 +101,24 @@ __device__ __forceinline__ void set_iq4(Unit& o) {  // -127 -104 -83 -65 -49 -35
 FOVEAL_FORMAT(IQ4_NL, 32, 18, false) {
   set_straight(o, 0);
   set_scale(o, read_half(b));
-  set_nibbles(o, b + 2, read32_at2);
+  set_nibbles(o, b + 2);
   set_iq4(o);
 }
 FOVEAL_FORMAT(MXFP4, 32, 17, false) {  // byte 0: exponent of the scale, 2^(e - 128): codes are doubled values
   const uint32_t e = b[0];
   set_straight(o, 0);
   set_scale(o, __uint_as_float(e < 2 ? 0x00200000u << e : (e - 1) << 23));
-  set_nibbles(o, b + 1, read32_at1);
+  const uint32_t words[4] = {read32_at1(b + 1), read32_at1(b + 5), read32_at1(b + 9), read32_at1(b + 13)};
+  set_nibbles(o, words);
   set_table(o, {0x03020100u, 0x0c080604u, 0xfdfeff00u, 0xf4f8fafcu});  // 0 1 2 3 4 6 8 12, then their negatives
 }
 
 // ---- blocks of 256 with scales and codes
 // Two bits of each of 32 bytes: unit u = elements 32u.. of qs[64], 128 elements to 32 bytes.
 __device__ __forceinline__ void set_pairs(Unit& o, const uint8_t* qs, int u) {
+  read_words(qs + u / 4 * 32, o.q);
 #pragma unroll
-  for (int i = 0; i < 8; ++i) o.q[i] = read32_at2(qs + u / 4 * 32 + 4 * i) >> 2 * (u % 4) & 0x03030303u;
+  for (int i = 0; i < 8; ++i) o.q[i] = o.q[i] >> 2 * (u % 4) & 0x03030303u;
 }
 FOVEAL_FORMAT(Q2_K, 256, 84, true) {
   const float d = read_half(b + 80), dmin = read_half(b + 82);
@@ -135,22 +139,26 @@ FOVEAL_FORMAT(Q3_K, 256, 110, false) {
     o.m[h] = 0;
   }
   set_pairs(o, b + 32, u);
+  uint32_t high[8];
+  read_words(b, high);
 #pragma unroll
-  for (int i = 0; i < 8; ++i) o.q[i] = minus_bytes(o.q[i] | (read32_at2(b + 4 * i) >> u & 0x01010101u) << 2, 4);
+  for (int i = 0; i < 8; ++i) o.q[i] = minus_bytes(o.q[i] | (high[i] >> u & 0x01010101u) << 2, 4);
 }
 
-// Scale and min of sub-block j of Q4_K and Q5_K, 6 bits each, of the 12 bytes in three words.
-__device__ __forceinline__ void scale_min(const uint8_t* s, int j, float d, float dmin, Unit& o, int h) {
-  int scale, min;
-  if (j < 4) {
-    scale = s[j] & 63;
-    min = s[j + 4] & 63;
-  } else {
-    scale = (s[j + 4] & 15) | (s[j - 4] >> 6) << 4;
-    min = (s[j + 4] >> 4) | (s[j] >> 6) << 4;
+// The first 16 bytes of Q4_K and Q5_K, read at once: d, dmin, and scale and min of 8 sub-blocks, 6 bits each.
+__device__ __forceinline__ void set_k_scales(Unit& o, const uint8_t* b, int u) {
+  const uint4 head = *reinterpret_cast<const uint4*>(b);
+  const float d = half_bits_to_float(static_cast<uint16_t>(head.x));
+  const float dmin = half_bits_to_float(static_cast<uint16_t>(head.x >> 16));
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    const int j = u / 2 * 2 + h, shift = j % 4 * 8;
+    const uint32_t s0 = head.y >> shift, s1 = head.z >> shift, s2 = head.w >> shift;
+    const uint32_t scale = j < 4 ? s0 & 63 : (s2 & 15) | (s0 >> 6 & 3) << 4;
+    const uint32_t min = j < 4 ? s1 & 63 : (s2 >> 4 & 15) | (s1 >> 6 & 3) << 4;
+    o.d[h] = d * static_cast<float>(scale);
+    o.m[h] = dmin * static_cast<float>(min);
   }
-  o.d[h] = d * static_cast<float>(scale);
-  o.m[h] = dmin * static_cast<float>(min);
 }
 // Unit u of the 128 bytes of nibbles: its 16 bytes hold elements of two sub-blocks, 32 elements apart.
 __device__ __forceinline__ void set_k_nibbles(Unit& o, const uint8_t* qs, int u) {
@@ -158,23 +166,15 @@ __device__ __forceinline__ void set_k_nibbles(Unit& o, const uint8_t* qs, int u)
   const uint32_t w[4] = {words.x, words.y, words.z, words.w};
   o.at[0] = u / 2 * 64 + u % 2 * 16;
   o.at[1] = o.at[0] + 32;
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    o.q[i] = w[i] & 0x0f0f0f0fu;
-    o.q[4 + i] = w[i] >> 4 & 0x0f0f0f0fu;
-  }
+  set_nibbles(o, w);
 }
 FOVEAL_FORMAT(Q4_K, 256, 144, true) {
-  const float d = read_half(b), dmin = read_half(b + 2);
-  scale_min(b + 4, u / 2 * 2, d, dmin, o, 0);
-  scale_min(b + 4, u / 2 * 2 + 1, d, dmin, o, 1);
+  set_k_scales(o, b, u);
   set_k_nibbles(o, b + 16, u);
 }
 FOVEAL_FORMAT(Q5_K, 256, 176, true) {
-  const float d = read_half(b), dmin = read_half(b + 2);
   const int sub = u / 2 * 2;
-  scale_min(b + 4, sub, d, dmin, o, 0);
-  scale_min(b + 4, sub + 1, d, dmin, o, 1);
+  set_k_scales(o, b, u);
   set_k_nibbles(o, b + 48, u);
   const uint4 high = *reinterpret_cast<const uint4*>(b + 16 + u % 2 * 16);
   const uint32_t w[4] = {high.x, high.y, high.z, high.w};
@@ -193,17 +193,20 @@ FOVEAL_FORMAT(Q6_K, 256, 210, false) {
     o.d[h] = read_half(b + 208) * static_cast<float>(static_cast<int8_t>(b[192 + 2 * u + h]));
     o.m[h] = 0;
   }
+  uint32_t fours[8], twos[8];
+  read_words(low, fours);
+  read_words(high, twos);
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
-    const uint32_t four = read32_at2(low + 4 * i) >> (part < 2 ? 0 : 4) & 0x0f0f0f0fu;
-    o.q[i] = minus_bytes(four | (read32_at2(high + 4 * i) >> 2 * part & 0x03030303u) << 4, 32);
+    const uint32_t four = fours[i] >> (part < 2 ? 0 : 4) & 0x0f0f0f0fu;
+    o.q[i] = minus_bytes(four | (twos[i] >> 2 * part & 0x03030303u) << 4, 32);
   }
 }
 FOVEAL_FORMAT(IQ4_XS, 256, 136, false) {
   const int scale = (b[4 + u / 2] >> 4 * (u & 1) & 15) | (static_cast<int>(read16(b + 2)) >> 2 * u & 3) << 4;
   set_straight(o, u);
   set_scale(o, read_half(b) * static_cast<float>(scale - 32));
-  set_nibbles(o, b + 8 + 16 * u, read32_at2);
+  set_nibbles(o, b + 8 + 16 * u);
   set_iq4(o);
 }
 FOVEAL_FORMAT(TQ2_0, 256, 66, false) {

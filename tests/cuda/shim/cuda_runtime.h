@@ -123,6 +123,9 @@ inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selectors) {
   for (int i = 0; i < 4; ++i) y |= static_cast<unsigned>(bytes >> 8 * (selectors >> 4 * i & 7) & 255) << 8 * i;
   return y;
 }
+inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned shift) {
+  return static_cast<unsigned>((uint64_t{high} << 32 | low) >> (shift & 31));
+}
 inline int __popc(unsigned x) {
   return __builtin_popcount(x);
 }
