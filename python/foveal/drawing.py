@@ -40,9 +40,9 @@ def draw(pixels: Pixels, heat: NDArray[np.float32], columns: int, colour: bool) 
     shown = np.clip(base * (0.2 + 0.5 * glow) + HOT * (0.45 * glow), 0, 255).astype(int)
     out = []
     for y in range(0, 2 * lines, 2):
-        cells = (
+        blocks = (
             f"\033[38;2;{a[0]};{a[1]};{a[2]};48;2;{b[0]};{b[1]};{b[2]}m▀"
             for a, b in zip(shown[y], shown[y + 1], strict=True)
         )
-        out.append("".join(cells) + "\033[0m")
+        out.append("".join(blocks) + "\033[0m")
     return "\n".join(out)

@@ -14,6 +14,7 @@ from ..images import Pixels, to_pixels
 from ..kv import KV
 from ..model import Model
 from ..reply import Reply
+from ..report import KvReport
 from .setup import bytes_text, note
 
 WIDEST = 64  # columns of a terminal picture
@@ -22,21 +23,22 @@ a form, a word at a place ("What word is at the top left?"), the lines of a shor
 other models: `foveal run -m model.gguf --mmproj mmproj.gguf --image photo.jpg -p "What is this?"`."""
 
 
-def ask(model: Model, pixels: Pixels, question: str, kv: KV) -> tuple[Reply, float]:
-    """The answer, and the seconds it took."""
+def ask(model: Model, pixels: Pixels, question: str, kv: KV) -> tuple[Reply, KvReport, float]:
+    """The answer, what the cache held at its end, and the seconds it took."""
     start = time.perf_counter()
     with model.session(kv) as session:
         reply = session.chat(question, images=[pixels], max_tokens=96)
-        return reply, time.perf_counter() - start
+        seconds = time.perf_counter() - start
+        return reply, session.kv_report(), seconds
 
 
-def side(reply: Reply, seconds: float) -> dict[str, str]:
+def side(reply: Reply, kept: KvReport, seconds: float) -> dict[str, str]:
     ms, n = reply.timings.decode, len(reply.tokens)
     return {
         "answer": str(reply).replace("\n", " / "),
         "tokens/s": f"{1000 * n / ms:.0f}" if ms > 0 else "-",
-        "KV cache": bytes_text(reply.kv.stats.bytes),
-        "picture kept": f"{100 * reply.kv.image_share(0):.0f} % of {len(reply.kv.images[0].rows)} rows",
+        "KV cache": bytes_text(kept.stats.bytes),
+        "picture kept": f"{100 * kept.image_share(0):.0f} % of {len(kept.images[0].rows)} rows",
         "seconds": f"{seconds:.2f}",
     }
 
@@ -66,10 +68,10 @@ def show(model: Model, pixels: Pixels, question: str, budget: KV, png: Path, ans
     if reply[0].text != full[0].text:
         print(f"  at {budget.budget} the answer is another one: what it needed is gone")
     try:
-        png.write_bytes(reply[0].kv.overlay(0))
+        png.write_bytes(reply[1].overlay(0))
     except OSError as e:
         raise FileError(f"{png}: {e.strerror}") from None
-    print(draw(pixels, reply[0].kv.heatmap(0), min(WIDEST, width - 2), wants_colour(sys.stdout)))
+    print(draw(pixels, reply[1].heatmap(0), min(WIDEST, width - 2), wants_colour(sys.stdout)))
     print(f"  what the budget kept: {png}", flush=True)
     return right
 
@@ -78,6 +80,7 @@ def demo(o: argparse.Namespace) -> int:
     if o.question and not o.image:
         raise ArgumentError("--question needs --image FILE, the picture that it is about")
     budget = KV(budget=o.kv_budget)
+    asked: list[tuple[Pixels, str, str, str | None]]
     if o.image:
         asked = [(to_pixels(o.image), o.question or "What does the page say?", Path(o.image).stem, None)]
     else:
