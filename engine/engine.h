@@ -37,8 +37,9 @@ struct ModelOptions {
   int gpu_layers = -1;                             // the last layers go to the GPU; -1 = as many as fit
   int threads = 0;                                 // 0 = physical cores
   int image_min_tokens = 0, image_max_tokens = 0;  // 0 = the file's or the family's own limits
-  // "f32" | "bf16": products of the picture encoder's transformer. bf16 is faster on CPUs that have AMX
-  // (unsupported elsewhere) and leaves the embeddings within a per cent, not 1e-3 (docs/fidelity.md).
+  // "f32" | "bf16" | "bf16x3": products of the picture encoder's transformer. The two with bfloat16 are faster on CPUs
+  // that have AMX (unsupported elsewhere); bf16 leaves embeddings within a per cent, bf16x3 near f32
+  // (docs/performance.md).
   std::string vision_precision = "f32";
   Progress progress;
 };
@@ -253,8 +254,8 @@ struct PlanQuery {  // a conversation to come
   int64_t turns = 1, text_tokens = 64, reply_tokens = 256;  // tokens a turn beside pictures
   int image_min_tokens = 0, image_max_tokens = 0;
   KvOptions kv;
-  uint64_t memory = 0;  // bytes to fit in; 0: what the system has available
   int threads = 0;      // as in ModelOptions: each worker has scratch of its own
+  uint64_t memory = 0;  // bytes to fit in; 0: what the system has available
 };
 struct PlanTurn {
   int64_t image_rows = 0, rows = 0;          // of its pictures; seen by its end

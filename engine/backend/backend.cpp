@@ -5,8 +5,9 @@
 
 namespace foveal {
 
-WeightPtr Backend::load_matrix_bf16(std::span<const TensorInfo* const>) {
-  fail(ErrorCode::unsupported, "vision_precision 'bf16' needs a CPU with AMX; found ", name(), "; use 'f32'");
+WeightPtr Backend::load_matrix_bf16(std::span<const TensorInfo* const>, bool) {
+  fail(ErrorCode::unsupported, "vision_precision 'bf16' and 'bf16x3' need a CPU with AMX; found ", name(),
+       "; use 'f32'");
 }
 
 }  // namespace foveal

@@ -62,9 +62,10 @@ class Backend {
     const TensorInfo* p = &t;
     return load_matrix(std::span<const TensorInfo* const>(&p, 1));
   }
-  // The same for products in bfloat16 (kernels/cpu/amx.h); tensors of quantised types stay what they are.
+  // The same for products in bfloat16 (kernels/cpu/amx.h), `split`: of two bfloat16 for each factor, nearly as exact as
+  // float32. Tensors of quantised types stay what they are.
   // unsupported where the machine has no instruction for it.
-  virtual WeightPtr load_matrix_bf16(std::span<const TensorInfo* const> parts);
+  virtual WeightPtr load_matrix_bf16(std::span<const TensorInfo* const> parts, bool split = false);
   // A table for embed_rows alone: stays in the mapping as the file has it, whose owner must outlive it.
   virtual WeightPtr load_table(const TensorInfo& t) = 0;
   // Any tensor as float32 (norms, biases, small tables), row-major.

@@ -30,9 +30,9 @@ WeightPtr CpuBackend::load_matrix(std::span<const TensorInfo* const> parts) {
   return pack_weight(parts, isa_, pool_);
 }
 
-WeightPtr CpuBackend::load_matrix_bf16(std::span<const TensorInfo* const> parts) {
-  if (!amx_) return Backend::load_matrix_bf16(parts);
-  return pack_weight(parts, isa_, pool_, true);
+WeightPtr CpuBackend::load_matrix_bf16(std::span<const TensorInfo* const> parts, bool split) {
+  if (!amx_) return Backend::load_matrix_bf16(parts, split);
+  return pack_weight(parts, isa_, pool_, split ? FloatPacking::bf16x3 : FloatPacking::bf16);
 }
 
 WeightPtr CpuBackend::load_table(const TensorInfo& t) {

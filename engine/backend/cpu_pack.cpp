@@ -196,11 +196,25 @@ void pack_floats(const TensorInfo& t, CpuWeight::Segment& s, ThreadPool& pool) {
   });
 }
 
-void pack_pairs(const TensorInfo& t, CpuWeight::Segment& s, ThreadPool& pool) {
+// Pairs of values to [pair][row]; `low`: what rounding leaves over, rounded likewise.
+void put_pairs(const std::vector<float>& values, int64_t pairs, bool low, uint32_t* to) {
+  const auto part = [low](float v) {
+    const uint32_t high = bf16_of_bits(scalar::float_bits(v));
+    if (!low) return high;
+    return uint32_t{bf16_of_bits(scalar::float_bits(v - scalar::bits_float(high << 16)))};
+  };
+  for (int64_t i = 0; i < pairs; ++i) {
+    const auto k = static_cast<size_t>(2 * i);
+    to[i * kPanelRows] = part(values[k]) | part(values[k + 1]) << 16;
+  }
+}
+
+void pack_pairs(const TensorInfo& t, bool split, CpuWeight::Segment& s, ThreadPool& pool) {
   const int64_t cols = t.cols(), pairs = (cols + 31) / 32 * 16, panels = panels_of(t.rows());
   s.affine = {};
   s.pairs = true;
-  s.panel_bytes = pairs * kPanelRows * 4;
+  s.split = split;
+  s.panel_bytes = pairs * kPanelRows * 4 * (split ? 2 : 1);
   s.data = weight_buffer(panels * s.panel_bytes);
   pool.for_each(panels, [&](int64_t p) {
     auto* panel = reinterpret_cast<uint32_t*>(s.data.data() + p * s.panel_bytes);
@@ -209,19 +223,15 @@ void pack_pairs(const TensorInfo& t, CpuWeight::Segment& s, ThreadPool& pool) {
     std::vector<float> values(static_cast<size_t>(2 * pairs));  // the rest stays 0
     for (int64_t r = p * kPanelRows; r < end; ++r) {
       dequantize_row(t.type, t.data + r * row_bytes(t), values.data(), cols);
-      for (int64_t i = 0; i < pairs; ++i) {
-        const auto k = static_cast<size_t>(2 * i);
-        const uint32_t even = bf16_of_bits(scalar::float_bits(values[k]));
-        const uint32_t odd = bf16_of_bits(scalar::float_bits(values[k + 1]));
-        panel[i * kPanelRows + r % kPanelRows] = even | odd << 16;
-      }
+      put_pairs(values, pairs, false, panel + r % kPanelRows);
+      if (split) put_pairs(values, pairs, true, panel + pairs * kPanelRows + r % kPanelRows);
     }
   });
 }
 
 }  // namespace
 
-WeightPtr pack_weight(std::span<const TensorInfo* const> parts, Isa, ThreadPool& pool, bool bf16) {
+WeightPtr pack_weight(std::span<const TensorInfo* const> parts, Isa, ThreadPool& pool, FloatPacking packing) {
   auto w = std::make_unique<CpuWeight>();
   w->cols = parts[0]->cols();
   for (const TensorInfo* t : parts) {
@@ -229,8 +239,9 @@ WeightPtr pack_weight(std::span<const TensorInfo* const> parts, Isa, ThreadPool&
     s.first_row = w->rows;
     s.n_rows = t->rows();
     const AffineFormat f = affine_format(t->type);
-    if (f.bits == 0 && bf16) {
-      pack_pairs(*t, s, pool);
+    if (f.bits == 0 && packing != FloatPacking::exact) {
+      pack_pairs(*t, packing == FloatPacking::bf16x3, s, pool);
+      w->split = s.split;
     } else if (f.bits == 0 || !pack_affine(*t, f, s, pool)) {
       pack_floats(*t, s, pool);
     }

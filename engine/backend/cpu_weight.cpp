@@ -103,15 +103,17 @@ int64_t bf16_cols(int64_t cols) {
   return (cols + kTileInputs - 1) / kTileInputs * kTileInputs;
 }
 
-// The same in bfloat16; without tiles by the specification, which only tests ask for.
-void pack_pairs(ThreadPool& pool, const AmxKernels* amx, ConstMat x, MatmulScratch& s) {
+// The same in bfloat16, for `split` all blocks of high parts, then all of low ones; without tiles by the specification,
+// which only tests ask for.
+void pack_pairs(ThreadPool& pool, const AmxKernels* amx, bool split, ConstMat x, MatmulScratch& s) {
   const int64_t blocks = (x.rows + kTileTokens - 1) / kTileTokens, each = kTileTokens * bf16_cols(x.cols);
-  if (s.pairs.size() < static_cast<size_t>(blocks * each))
-    s.pairs = Buffer<uint16_t>(static_cast<size_t>(blocks * each));
+  const auto total = static_cast<size_t>(blocks * each * (split ? 2 : 1));
+  if (s.pairs.size() < total) s.pairs = Buffer<uint16_t>(total);
   pool.for_each(blocks, [&](int64_t i) {
     const int used = static_cast<int>(std::min(kTileTokens, x.rows - i * kTileTokens));
-    (amx ? amx->pack_bf16 : scalar::pack_bf16)(x.row(i * kTileTokens), x.stride, used, x.cols,
-                                               s.pairs.data() + i * each);
+    const auto pack = amx ? amx->pack_bf16 : scalar::pack_bf16;
+    for (int low = 0; low <= (split ? 1 : 0); ++low)
+      pack(x.row(i * kTileTokens), x.stride, used, x.cols, low == 1, s.pairs.data() + (low * blocks + i) * each);
   });
 }
 
@@ -200,28 +202,44 @@ void run_many_floats(const Job& job, const CpuWeight::Segment& s, int64_t p0, in
 
 constexpr int64_t kBf16Range = 384;  // inputs at a time: two panels in the first-level cache
 
+// Which part of the weights times which part of the activations, 0 high, 1 low.
+struct Term {
+  int weight, input;
+};
+constexpr Term kTerms[3] = {{0, 0}, {1, 0}, {0, 1}};
+
+// One or two panels times tokens [t0, t1), inputs [k0, k0 + n_k).
+void run_pair_range(const Job& job, const CpuWeight::Segment& s, int64_t panel, int n, int64_t k0, int64_t n_k,
+                    int64_t t0, int64_t t1, float* sums) {
+  const int64_t cols = bf16_cols(job.cols), stride = kTileTokens * cols;
+  const int64_t low_inputs = (job.out.rows + kTileTokens - 1) / kTileTokens * stride;
+  const auto product = job.amx ? job.amx->product_bf16 : scalar::product_bf16;
+  const int terms = s.split ? 3 : 1;
+  for (int i = 0; i < terms; ++i) {
+    const uint32_t* w[2];
+    for (int j = 0; j < n; ++j)
+      w[j] = reinterpret_cast<const uint32_t*>(s.data.data() + (panel + j) * s.panel_bytes) +
+             (kTerms[i].weight * cols + k0) / 2 * kPanelRows;
+    const uint16_t* inputs = job.scratch.pairs.data() + kTerms[i].input * low_inputs + k0 * kTileTokens;
+    for (int64_t t = t0; t < t1; t += 2 * kTileTokens) {
+      const auto used = static_cast<int>(std::min(2 * kTileTokens, t1 - t));
+      const Bf16Tokens x{inputs + t * cols, stride, n_k / kTileInputs, used > kTileTokens ? 2 : 1, used};
+      const RangeSums range{sums + (t - t0) * n * kPanelRows, k0 == 0 && i == 0, k0 + n_k == cols && i + 1 == terms};
+      product(w, n, x, range, out_of(job, s, panel, n, t));
+    }
+  }
+}
+
 // The same in bfloat16, two blocks of tokens at a time.
 void run_pairs(const Job& job, const CpuWeight::Segment& s, int64_t p0, int64_t p1, int64_t t0, int64_t t1,
                float* sums) {
-  const int64_t cols = bf16_cols(job.cols), stride = kTileTokens * cols;
+  const int64_t cols = bf16_cols(job.cols);
   const int64_t tokens = (t1 - t0 + 2 * kTileTokens - 1) / (2 * kTileTokens) * (2 * kTileTokens);
   if (job.amx) job.amx->shape(TileShape::bf16);
-  for (int64_t k0 = 0; k0 < cols; k0 += kBf16Range) {
-    const int64_t n_k = std::min(kBf16Range, cols - k0);
-    for (int64_t p = p0; p < p1; p += 2) {
-      const int n = p1 - p >= 2 ? 2 : 1;
-      const uint32_t* w[2];
-      for (int i = 0; i < n; ++i)
-        w[i] = reinterpret_cast<const uint32_t*>(s.data.data() + (p + i) * s.panel_bytes) + k0 / 2 * kPanelRows;
-      for (int64_t t = t0; t < t1; t += 2 * kTileTokens) {
-        const auto used = static_cast<int>(std::min(2 * kTileTokens, t1 - t));
-        const Bf16Tokens x{job.scratch.pairs.data() + t * cols + k0 * kTileTokens, stride, n_k / kTileInputs,
-                           used > kTileTokens ? 2 : 1, used};
-        const RangeSums range{sums + ((p - p0) * tokens + (t - t0) * n) * kPanelRows, k0 == 0, k0 + n_k == cols};
-        (job.amx ? job.amx->product_bf16 : scalar::product_bf16)(w, n, x, range, out_of(job, s, p, n, t));
-      }
-    }
-  }
+  for (int64_t k0 = 0; k0 < cols; k0 += kBf16Range)
+    for (int64_t p = p0; p < p1; p += 2)
+      run_pair_range(job, s, p, p1 - p >= 2 ? 2 : 1, k0, std::min(kBf16Range, cols - k0), t0, t1,
+                     sums + (p - p0) * tokens * kPanelRows);
   if (job.amx) job.amx->release();
 }
 
@@ -335,7 +353,7 @@ void cpu_matmul(ThreadPool& pool, const MatmulKernels& kernels, Mat out, const C
   const bool tiles = amx && w.quantised && x.rows >= kMany;
   pack_activations(pool, kernels, w, tiles, x, scratch);
   if (tiles) pack_tiles(pool, *amx, x, scratch);
-  if (w.paired) pack_pairs(pool, amx, x, scratch);
+  if (w.paired) pack_pairs(pool, amx, w.split, x, scratch);
   const auto workers = static_cast<size_t>(pool.size());
   constexpr size_t share = 2 * kQuantRange * kPanelRows, range = 2 * kRange * kPanelRows;
   const size_t sums =

@@ -20,14 +20,15 @@ class CpuWeight : public Weight {
     AffineFormat affine;      // bits == 0: float panels
     Codes form = kBytes;      // how the panel holds its codes
     Floats floats = kF32;     // type of float panels
-    bool pairs = false;       // panels in bfloat16, kernels/cpu/amx.h
+    bool pairs = false;       // panels in bfloat16, kernels/cpu/amx.h;
+    bool split = false;       // and after each panel of high parts that of the low ones
     int64_t panel_bytes = 0;  // units, d, m, codes, each on a line of its own | values
     int64_t d_offset = 0, m_offset = 0, code_offset = 0;
     Buffer<uint8_t> data;
   };
   std::vector<Segment> segments;
-  TensorInfo table;                                          // for embed_rows: the tensor as it lies in the file
-  bool quantised = false, floating = false, paired = false;  // kinds of segments
+  TensorInfo table;  // for embed_rows: the tensor as it lies in the file
+  bool quantised = false, floating = false, paired = false, split = false;  // kinds of segments
 };
 
 // Activations packed for the kernels; grows to the largest matrix seen.
@@ -45,8 +46,10 @@ inline int64_t panels_of(int64_t rows) {
   return (rows + kPanelRows - 1) / kPanelRows;
 }
 
-// bf16: float types as pairs of bfloat16.
-WeightPtr pack_weight(std::span<const TensorInfo* const> parts, Isa isa, ThreadPool& pool, bool bf16 = false);
+// How float types are held: as they are, or in bfloat16 (kernels/cpu/amx.h).
+enum class FloatPacking { exact, bf16, bf16x3 };
+WeightPtr pack_weight(std::span<const TensorInfo* const> parts, Isa isa, ThreadPool& pool,
+                      FloatPacking packing = FloatPacking::exact);
 WeightPtr table_weight(const TensorInfo& t);
 Buffer<float> dequantize_tensor(const TensorInfo& t);
 void cpu_matmul(ThreadPool& pool, const MatmulKernels& kernels, Mat out, const CpuWeight& w, ConstMat x,

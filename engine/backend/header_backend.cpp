@@ -45,6 +45,10 @@ WeightPtr HeaderBackend::load_matrix(std::span<const TensorInfo* const> parts) {
   return w;
 }
 
+WeightPtr HeaderBackend::load_matrix_bf16(std::span<const TensorInfo* const> parts, bool) {
+  return load_matrix(parts);  // the files' 16-bit types keep their size
+}
+
 WeightPtr HeaderBackend::load_table(const TensorInfo& t) {
   auto w = std::make_unique<Weight>();
   w->rows = t.rows();

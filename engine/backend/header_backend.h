@@ -32,6 +32,7 @@ class HeaderBackend final : public Backend {
 
   std::string name() const override { return "none"; }
   WeightPtr load_matrix(std::span<const TensorInfo* const> parts) override;
+  WeightPtr load_matrix_bf16(std::span<const TensorInfo* const> parts, bool split) override;
   WeightPtr load_table(const TensorInfo& t) override;
   Buffer<float> load_floats(const TensorInfo& t) override;  // zeros
 

@@ -11,6 +11,13 @@ namespace foveal {
 
 namespace {
 
+VisionPrecision precision_of(const std::string& name) {
+  if (name == "f32") return VisionPrecision::f32;
+  if (name == "bf16") return VisionPrecision::bf16;
+  if (name == "bf16x3") return VisionPrecision::bf16x3;
+  fail(ErrorCode::invalid_argument, "vision_precision: found ", quoted(name), ", expected 'f32', 'bf16' or 'bf16x3'");
+}
+
 const char* file_type_name(int64_t type) {
   switch (type) {
     case 0:
@@ -94,9 +101,7 @@ ModelImpl::ModelImpl(const std::string& path, const ModelOptions& o) : process_(
   if (o.threads < 0 || o.threads > 1024)
     fail(ErrorCode::invalid_argument, "threads: found ", o.threads,
          ", expected 1 to 1024, or 0 for all physical cores");
-  if (o.vision_precision != "f32" && o.vision_precision != "bf16")
-    fail(ErrorCode::invalid_argument, "vision_precision: found ", quoted(o.vision_precision),
-         ", expected 'f32' or 'bf16'");
+  const VisionPrecision precision = precision_of(o.vision_precision);
   if (o.image_min_tokens < 0 || o.image_max_tokens < 0 ||
       (o.image_max_tokens > 0 && o.image_min_tokens > o.image_max_tokens))
     fail(ErrorCode::invalid_argument, "image_min_tokens ", o.image_min_tokens, ", image_max_tokens ",
@@ -115,8 +120,7 @@ ModelImpl::ModelImpl(const std::string& path, const ModelOptions& o) : process_(
   if (!o.mmproj.empty()) {
     mmproj_file_ = Gguf::open(o.mmproj);
     report("loading the vision encoder", 0.05f);
-    vision_ = load_vision(mmproj_file_, *text_file_, *backend_,
-                          {o.image_min_tokens, o.image_max_tokens, o.vision_precision == "bf16"});
+    vision_ = load_vision(mmproj_file_, *text_file_, *backend_, {o.image_min_tokens, o.image_max_tokens, precision});
   }
   report("loading the text model", 0.2f);
   const int split = params.n_layer - placement.gpu_layers;

@@ -28,7 +28,7 @@ class Gemma3Vision final : public VisionEncoder {
   Gemma3Vision(const VisionSource& source, const VisionHeader& header, int pool, int64_t n_out)
       : file_(source.file), backend_(source.backend), pool_(pool), side_(merged_grid(*file_, header, pool)) {
     check_fixed_rows(source.options, side_ * side_);
-    const Loader load(*file_, backend_, source.options.bf16);
+    const Loader load(*file_, backend_, source.options.precision);
     tower_ = TileTower(load, header, header.n_layer);
     post_ln_ = load.norm("v.post_ln", header.n_embd, header.eps);
     soft_norm_ = load.norm("mm.soft_emb_norm", header.n_embd, header.eps);

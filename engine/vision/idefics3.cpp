@@ -15,7 +15,7 @@ class Idefics3 final : public VisionEncoder {
  public:
   Idefics3(const VisionSource& source, const VisionHeader& header, int merge, int64_t n_out)
       : file_(source.file), backend_(source.backend), merge_(merge), side_(merged_grid(*file_, header, merge)) {
-    const Loader load(*file_, backend_, source.options.bf16);
+    const Loader load(*file_, backend_, source.options.precision);
     const int size = header.image_size;
     longest_ = static_cast<int>(file_->find_int("clip.vision.preproc_image_size", size, 4096).value_or(size * 4));
     apply(source.options, size);

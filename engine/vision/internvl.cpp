@@ -25,7 +25,7 @@ class InternVl final : public VisionEncoder {
         side_(merged_grid(*file_, header, merge)),
         tile_side_(header.image_size) {
     read_tile_limits(source.options);
-    const Loader load(*file_, backend_, source.options.bf16);
+    const Loader load(*file_, backend_, source.options.precision);
     tower_ = TileTower(load, header, header.n_layer);
     const int64_t width = int64_t{merge} * merge * header.n_embd;
     norm_ = load.norm("mm.model.mlp.0", width, 1e-5f);  // nn.LayerNorm's default

@@ -27,7 +27,7 @@ class Llava final : public VisionEncoder {
         features_(feature_layers(*file_, header)),
         patches_(header.grid()) {
     read_choices(header, source.options);
-    const Loader load(*file_, backend_, source.options.bf16);
+    const Loader load(*file_, backend_, source.options.precision);
     tower_ = TileTower(load, header, *std::max_element(features_.begin(), features_.end()));
     const int64_t width = static_cast<int64_t>(features_.size()) * header.n_embd;
     const bool two = file_->find_tensor("mm.2.weight") != nullptr;

@@ -92,7 +92,8 @@ Linear Loader::linear(const std::string& prefix, int64_t in, int64_t out) const 
 }
 
 WeightPtr Loader::product(std::span<const TensorInfo* const> parts) const {
-  return bf16 ? backend.load_matrix_bf16(parts) : backend.load_matrix(parts);
+  if (precision == VisionPrecision::f32) return backend.load_matrix(parts);
+  return backend.load_matrix_bf16(parts, precision == VisionPrecision::bf16x3);
 }
 
 Linear Loader::block_linear(const std::string& prefix, int64_t in, int64_t out) const {

@@ -9,7 +9,7 @@ class Qwen2Vl final : public VisionEncoder {
  public:
   Qwen2Vl(const VisionSource& source, const VisionHeader& header, int64_t n_out)
       : file_(source.file), backend_(source.backend) {
-    const Loader load(*file_, backend_, source.options.bf16);
+    const Loader load(*file_, backend_, source.options.precision);
     projector_ = "qwen2vl_merger";
     row_width_ = static_cast<int>(n_out);
     patches_ = QwenPatches(load, header, 2, source.options);

@@ -40,7 +40,7 @@ class Qwen3Vl final : public VisionEncoder {
  public:
   Qwen3Vl(const VisionSource& source, const VisionHeader& header, int64_t n_out, const std::vector<bool>& marked)
       : file_(source.file), backend_(source.backend), n_out_(n_out) {
-    const Loader load(*file_, backend_, source.options.bf16);
+    const Loader load(*file_, backend_, source.options.precision);
     const int merge = static_cast<int>(file_->find_int("clip.vision.spatial_merge_size", 1, 8).value_or(2));
     patches_ = QwenPatches(load, header, merge, source.options);
     const int64_t n_positions = file_->tensor("v.position_embd.weight").rows();

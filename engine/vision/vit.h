@@ -66,8 +66,9 @@ struct Mlp {
 // Reads tensors by name with their shapes checked.
 class Loader {
  public:
-  // bf16: what `product` loads is multiplied in bfloat16.
-  Loader(const Gguf& file, Backend& backend, bool bf16 = false) : file(file), backend(backend), bf16(bf16) {}
+  // precision: of what `product` loads.
+  Loader(const Gguf& file, Backend& backend, VisionPrecision precision = VisionPrecision::f32)
+      : file(file), backend(backend), precision(precision) {}
   Buffer<float> floats(const std::string& name, int64_t n) const;
   Buffer<float> optional_floats(const std::string& name, int64_t n) const;  // empty when absent
   Buffer<float> table(const std::string& name, int64_t cols, int64_t rows) const;
@@ -85,7 +86,7 @@ class Loader {
 
   const Gguf& file;
   Backend& backend;
-  const bool bf16;
+  const VisionPrecision precision;
 };
 
 struct VitBlock {

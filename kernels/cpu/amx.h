@@ -8,6 +8,8 @@
 // Products in bfloat16, an option for picture encoders: both factors are rounded to 8 bits of mantissa.
 //   panel        [k / 2][row][2] bfloat16, inputs filled up with zeros to a multiple of 32
 //   activations  [block][k / 32][token][32] bfloat16
+// "bf16x3": both factors as a sum of two bfloat16, high * high + high * low + low * high: three such products one after
+// the other over each range of inputs, which leaves 2^-16 of a factor or so.
 // The order of a sum: per 32 inputs the products of even inputs one after the other, those of odd inputs likewise, the
 // two added up, and that added to the sum so far, each step rounded once; numbers below the smallest normal one count
 // as 0.
@@ -45,8 +47,9 @@ struct AmxKernels {
   // One panel of signed bytes, [sub-block 32 | 16]. sums: [token][16].
   void (*product[2])(const QuantPanel&, const TileTokens&, const RangeSums&, const MatmulOut&);
 
-  // The first `used` tokens of a block rounded to nearest even, then zeros.
-  void (*pack_bf16)(const float* x, int64_t x_stride, int used, int64_t cols, uint16_t* to);
+  // The first `used` tokens of a block rounded to nearest even, then zeros; `rest`: what that rounding left over,
+  // rounded.
+  void (*pack_bf16)(const float* x, int64_t x_stride, int used, int64_t cols, bool rest, uint16_t* to);
   // One or two panels. sums: [token][panels][16].
   void (*product_bf16)(const uint32_t* const* panels, int n_panels, const Bf16Tokens&, const RangeSums&,
                        const MatmulOut&);
@@ -64,7 +67,7 @@ static constexpr uint16_t bf16_of_bits(uint32_t bits) {
 
 namespace scalar {
 // The specification of products in bfloat16, shaped as the tiles are.
-void pack_bf16(const float* x, int64_t x_stride, int used, int64_t cols, uint16_t* to);
+void pack_bf16(const float* x, int64_t x_stride, int used, int64_t cols, bool rest, uint16_t* to);
 void product_bf16(const uint32_t* const* panels, int n_panels, const Bf16Tokens& x, const RangeSums& r,
                   const MatmulOut& o);
 }  // namespace scalar

@@ -94,7 +94,8 @@ void visit(TensorType type, const uint8_t* p, Set set, Scale scale) {
     case TensorType::Q4_0: {
       const auto& b = *reinterpret_cast<const BlockQ4_0*>(p);
       scale(0, half_to_float(b.d), 0.0f);
-      for (int j = 0; j < 32; ++j) set(j, nibble(b.qs, j));
+      for (int j = 0; j < 16; ++j) set(j, b.qs[j] & 15);
+      for (int j = 0; j < 16; ++j) set(16 + j, b.qs[j] >> 4);
       return;
     }
     case TensorType::Q4_1: {
@@ -142,7 +143,10 @@ void visit(TensorType type, const uint8_t* p, Set set, Scale scale) {
         scale_min(b.scales, s, &sc, &mn);
         scale(s, half_to_float(b.d) * static_cast<float>(sc), half_to_float(b.dmin) * static_cast<float>(mn));
       }
-      for (int j = 0; j < 256; ++j) set(j, q4k_at(b.qs, j));
+      for (int h = 0; h < 4; ++h) {
+        for (int i = 0; i < 32; ++i) set(64 * h + i, b.qs[32 * h + i] & 15);
+        for (int i = 0; i < 32; ++i) set(64 * h + 32 + i, b.qs[32 * h + i] >> 4);
+      }
       return;
     }
     case TensorType::Q5_K: {
@@ -265,14 +269,16 @@ void unpack_affine(TensorType type, const void* src, int64_t n, uint8_t* codes, 
   const AffineFormat f = affine_format(type);
   const auto* p = static_cast<const uint8_t*>(src);
   if (is_codebook(type)) return unpack_codebook(type, p, n, f.offset, f.sub, codes, d);
+  uint8_t block[256];  // of its own, so that the loops over a block's codes become vectors
   for (int64_t b = 0; b < n / t.block_elements; ++b, p += t.block_bytes) {
     const int64_t first = b * t.block_elements, sub = first / f.sub;
     visit(
-        type, p, [&](int j, int code) { codes[first + j] = static_cast<uint8_t>(code); },
+        type, p, [&block](int j, int code) { block[j] = static_cast<uint8_t>(code); },
         [&](int s, float scale, float min) {
           d[sub + s] = scale;
           if (f.mins) m[sub + s] = min;
         });
+    std::memcpy(codes + first, block, static_cast<size_t>(t.block_elements));
   }
 }
 

@@ -342,11 +342,11 @@ float rounded(float v) {
   return scalar::bits_float(bits);
 }
 
-std::vector<float> bf16_product(const TensorInfo& t, ConstMat x, int threads, const float* bias,
-                                const AmxKernels* amx) {
+std::vector<float> bf16_product(const TensorInfo& t, ConstMat x, int threads, const float* bias, const AmxKernels* amx,
+                                FloatPacking packing = FloatPacking::bf16) {
   ThreadPool pool(threads);
   const TensorInfo* p = &t;
-  const WeightPtr w = pack_weight(std::span(&p, 1), detect_isa(), pool, true);
+  const WeightPtr w = pack_weight(std::span(&p, 1), detect_isa(), pool, packing);
   CHECK(static_cast<const CpuWeight&>(*w).paired);
   std::vector<float> out(static_cast<size_t>(x.rows * t.rows()), -99.0f);
   MatmulScratch scratch;
@@ -390,6 +390,29 @@ TEST(bf16_products_are_exact_but_for_the_sums) {
   }
 }
 
+// Two bfloat16 leave at most 2^-17 of a factor each, and the product of the low parts (2^-18) is left out.
+TEST(split_products_are_nearly_exact) {
+  std::mt19937 rng(11);
+  for (const Case& c : kBf16Cases) {
+    const auto raw = random_tensor(c.type, c.rows, c.cols, rng);
+    const TensorInfo t = info_of(c, raw);
+    const Buffer<float> w = dequantize_tensor(t);
+    const Input x = random_rows(13, c.cols, rng);
+    const auto out = bf16_product(t, x.view, 1, nullptr, nullptr, FloatPacking::bf16x3);
+    for (int64_t i = 0; i < 13; ++i)
+      for (int64_t o = 0; o < c.rows; ++o) {
+        double exact = 0, size = 0;
+        for (int64_t k = 0; k < c.cols; ++k) {
+          const double term = double{x.view.row(i)[k]} * w[static_cast<size_t>(o * c.cols + k)];
+          exact += term;
+          size += std::fabs(term);
+        }
+        const double found = out[static_cast<size_t>(i * c.rows + o)];
+        CHECK_NEAR(found, exact, size * (0x1.4p-16 + static_cast<double>(3 * c.cols) * 0x1p-24));
+      }
+  }
+}
+
 TEST(bf16_instructions_give_the_bits_of_the_specification) {
   const AmxKernels* fast = amx_kernels(detect_isa());
   if (!fast) return;
@@ -404,6 +427,8 @@ TEST(bf16_instructions_give_the_bits_of_the_specification) {
       const auto expected = bf16_product(t, x.view, 1, bias.data(), nullptr);
       CHECK(bf16_product(t, x.view, 1, bias.data(), fast) == expected);
       CHECK(bf16_product(t, x.view, 3, bias.data(), fast) == expected);
+      const auto split = bf16_product(t, x.view, 1, bias.data(), nullptr, FloatPacking::bf16x3);
+      CHECK(bf16_product(t, x.view, 3, bias.data(), fast, FloatPacking::bf16x3) == split);
     }
   }
 }

@@ -22,7 +22,7 @@ def ask(server: xllamacpp.Server, n_prompt: int, n_gen: int, seed: int) -> dict:
         "ignore_eos": True,
         "temperature": 0.0,
     }
-    answer = server.handle_completions(json.dumps(body))
+    answer = server.handle_completions(body)
     return (json.loads(answer) if isinstance(answer, str) else answer)["timings"]
 
 

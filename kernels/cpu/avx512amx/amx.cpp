@@ -181,8 +181,16 @@ static void product(const QuantPanel& w, const TileTokens& x, const RangeSums& r
 
 // ---- products in bfloat16
 
+// v - v rounded to bfloat16
+FOVEAL_INLINE __m512 left_over(__m512 v) {
+  const __m256bh rounded = _mm512_cvtneps_pbh(v);
+  __m256i bits;
+  std::memcpy(&bits, &rounded, 32);
+  return _mm512_sub_ps(v, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16)));
+}
+
 // 32 inputs of one token a step.
-static void pack_bf16(const float* x, int64_t x_stride, int used, int64_t cols, uint16_t* to) {
+static void pack_bf16(const float* x, int64_t x_stride, int used, int64_t cols, bool rest, uint16_t* to) {
   for (int64_t k = 0; k < cols; k += kTileInputs)
     for (int t = 0; t < kTileTokens; ++t, to += kTileInputs) {
       const int64_t n = t >= used ? 0 : cols - k < 32 ? cols - k : 32;
@@ -190,7 +198,11 @@ static void pack_bf16(const float* x, int64_t x_stride, int used, int64_t cols, 
         return static_cast<__mmask16>(n <= first ? 0 : n - first >= 16 ? 0xffff : (1u << (n - first)) - 1);
       };
       const float* in = x + t * x_stride + k;
-      const __m512 low = _mm512_maskz_loadu_ps(mask(0), in), high = _mm512_maskz_loadu_ps(mask(16), in + 16);
+      __m512 low = _mm512_maskz_loadu_ps(mask(0), in), high = _mm512_maskz_loadu_ps(mask(16), in + 16);
+      if (rest) {
+        low = left_over(low);
+        high = left_over(high);
+      }
       const __m512bh rounded = _mm512_cvtne2ps_pbh(high, low);
       std::memcpy(to, &rounded, 64);
     }

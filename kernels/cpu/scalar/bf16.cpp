@@ -6,13 +6,15 @@
 
 namespace foveal::scalar {
 
-void pack_bf16(const float* x, int64_t x_stride, int used, int64_t cols, uint16_t* to) {
+void pack_bf16(const float* x, int64_t x_stride, int used, int64_t cols, bool rest, uint16_t* to) {
   const int64_t groups = (cols + kTileInputs - 1) / kTileInputs;
   for (int64_t g = 0; g < groups; ++g)
     for (int64_t t = 0; t < kTileTokens; ++t)
       for (int64_t i = 0; i < kTileInputs; ++i) {
         const int64_t k = g * kTileInputs + i;
-        *to++ = t < used && k < cols ? bf16_of_bits(float_bits(x[t * x_stride + k])) : uint16_t{0};
+        const float v = t < used && k < cols ? x[t * x_stride + k] : 0.0f;
+        const uint16_t high = bf16_of_bits(float_bits(v));
+        *to++ = rest ? bf16_of_bits(float_bits(v - bits_float(uint32_t{high} << 16))) : high;
       }
 }
 
