@@ -18,7 +18,13 @@ PLAN = [
     ("glyphs", "encoder", 0.20, ["--budget", "1000", "--rate", "2.5e-3", "--whole", "0.1"], ["--budget", "24000"]),
     ("pages", "encoder", 0.15, ["--budget", "1500", "--rate", "1.5e-3", "--whole", "0.7"], ["--budget", "24000"]),
     ("copying", "decoder", 0.30, ["--level", "1", "--grow", "0.5"], ["--budget", "120000", "--tell", "20"]),
-    ("reading", "decoder", 0.25, ["--level", "4", "--rate", "1.2e-3"], ["--budget", "120000", "--tell", "20"]),
+    (
+        "reading",
+        "decoder",
+        0.25,
+        ["--level", "4", "--rate", "1.2e-3", "--carry"],
+        ["--budget", "120000", "--tell", "20"],
+    ),
     ("joint", "joint", 0.10, ["--rate", "5e-4"], ["--budget", "60000", "--tell", "30"]),
 ]
 

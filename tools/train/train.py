@@ -18,7 +18,7 @@ import pages
 import torch
 import torch.nn.functional as F
 from model import Decoder, Encoder, Shape
-from wiring import codes, ideal_embedding, wire
+from wiring import carry_on, codes, ideal_embedding, wire
 
 LEVELS = [(8, 5), (10, 8), (14, 10), (18, 14), None]  # page sizes in tokens; None: pages.SIZES
 
@@ -186,13 +186,16 @@ def train_encoder(args, device):
 
 def train_decoder(args, device):
     table, decoder = codes(Shape.width), Decoder(Shape())
-    path, level, score = args.out / "decoder.pt", args.level, 0.0
+    path, level, score, carried = args.out / "decoder.pt", args.level, 0.0, False
     wire(decoder, table)
     table, decoder = table.to(device), decoder.to(device)
     if path.exists():
         state = torch.load(path, map_location=device)
         decoder.load_state_dict(state["decoder"])
-        level = max(level, state["level"])
+        level, carried = max(level, state["level"]), state.get("carried", False)
+    if args.carry and not carried:  # once: a stage that goes on keeps what training made of it
+        carry_on(decoder.cpu())
+        decoder, carried = decoder.to(device), True
     t, told, seen = Trainer(args, {"decoder": decoder}), time.time() - args.tell + 40, []
 
     def embed(batch, noise=0.0):
@@ -224,9 +227,9 @@ def train_decoder(args, device):
                 f"step {t.step} level {level} loss {mean[0]:.3f} tokens {mean[1]:.3f} answers {mean[2]:.3f}"
                 f" | test here {measure(decoder, embed, device, level, 20)}",
             )
-            save(path, decoder=decoder.state_dict(), level=level)
+            save(path, decoder=decoder.state_dict(), level=level, carried=carried)
     log(args, f"test, full size {measure(decoder, embed, device, len(LEVELS) - 1, 60)}")
-    save(path, decoder=decoder.state_dict(), level=level)
+    save(path, decoder=decoder.state_dict(), level=level, carried=carried)
 
 
 def train_joint(args, device):
@@ -298,6 +301,7 @@ def main():
     p.add_argument("--tell", type=float, default=60, help="seconds between log lines")
     p.add_argument("--level", type=int, default=0, help="decoder: page size to start at")
     p.add_argument("--grow", type=float, default=0.8, help="decoder: share of right answers that makes pages grow")
+    p.add_argument("--carry", action="store_true", help="decoder: wiring.carry_on() first, unless it was done")
     p.add_argument("--whole", type=float, default=0.0, help="encoder: share of real pages")
     p.add_argument("--anchor", type=float, default=0.3, help="joint: weight of the character loss")
     p.add_argument(

@@ -12,6 +12,7 @@ from tokenizer import IM_END
 
 CODE = 21  # figures in a character's code; width 256 holds twelve codes and a few marks
 BLANK, TEXT, PICTURE = 252, 253, 254  # marks: a picture token without characters; a text token; a picture token
+MARK, MARK2 = 255, 3 * CODE - 1  # marks that carry_on() adds: one, or two, tokens after a line break
 
 
 def codes(width, seed=1):
@@ -159,3 +160,28 @@ def wire(decoder, table):
     w.move(2, 3, w.stack(first), w.stack(0.5 * x1b - 0.75 * first), 1.0)
     for block in blocks[3:]:
         free_content(block, decoder.freqs)
+
+
+@torch.no_grad()
+def carry_on(decoder):
+    """A second wiring, by hand, of a decoder that has trained already: overwrites heads of layers 0 and 1. Layer 0
+    marks the token one, or two, after a line break; in layer 1 the answer's second and third character, so marked,
+    fetch the end of the question's name, and a space what stands ahead of itself."""
+    w, blocks, embed = Wire(decoder), decoder.blocks, decoder.embed.weight
+    x1, x2 = w.place[5], w.place[7]  # the characters one and two back, as in wire()
+    text, marks = w.unit[TEXT], (MARK, MARK2)
+    newline, space = (embed[c] - embed[c, TEXT] * text for c in (10, 32))
+    for head, mark in enumerate(marks):
+        rows = slice(head * w.d, head * w.d + w.d - 1)
+        blocks[0].v.weight[rows.stop] = newline / newline.norm()
+        blocks[0].v.bias[rows.stop] = 0
+        blocks[0].out.weight[:, rows.stop] = 0.5 * w.unit[mark]
+        blocks[0].out.weight[mark, rows] *= 0.1  # nothing else speaks there
+    plans = [(2, 7, MARK, (x1, x2), (x1, x2)), (3, 8, MARK2, (x1,), (x2,))]
+    for head, offset, mark, source, target in plans:
+        blocks[1].v.bias[head * w.d : (head + 1) * w.d] = 0
+        w.aim(1, head, (10, 10, 10), ((offset,) * 3, w.unit[mark], 9))
+        w.move(1, head, w.stack(*source), w.stack(*target), 0.6)
+    weight = torch.full((w.d // 2,), 10.0) * (decoder.freqs > 0.02)
+    here, _ = offset_bias(decoder.freqs, torch.zeros(w.d // 2), weight)
+    blocks[1].q.weight[: w.d] += torch.outer(here, space / space.norm() / 9)
