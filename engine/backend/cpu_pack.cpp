@@ -209,6 +209,32 @@ void put_pairs(const std::vector<float>& values, int64_t pairs, bool low, uint32
   }
 }
 
+// Of every half-precision number: its bfloat16 in the low half, what rounding leaves over in the high one.
+const std::vector<uint32_t>& halves_as_bf16() {
+  static const std::vector<uint32_t> table = [] {
+    std::vector<uint32_t> parts(1 << 16);
+    for (uint32_t bits = 0; bits < parts.size(); ++bits) {
+      const float v = scalar::half_to_float(static_cast<uint16_t>(bits));
+      const uint32_t high = bf16_of_bits(scalar::float_bits(v));
+      const uint32_t low = bf16_of_bits(scalar::float_bits(v - scalar::bits_float(high << 16)));
+      parts[bits] = high | low << 16;
+    }
+    return parts;
+  }();
+  return table;
+}
+
+// The same of a row of half precision, an even number of them, high and low parts in one pass (low: may be null).
+void put_half_pairs(const uint8_t* row, int64_t pairs, const uint32_t* table, uint32_t* high, uint32_t* low) {
+  for (int64_t i = 0; i < pairs; ++i) {
+    uint16_t two[2];
+    std::memcpy(two, row + 4 * i, 4);
+    const uint32_t even = table[two[0]], odd = table[two[1]];
+    high[i * kPanelRows] = (even & 0xffff) | odd << 16;
+    if (low) low[i * kPanelRows] = even >> 16 | (odd & 0xffff0000);
+  }
+}
+
 void pack_pairs(const TensorInfo& t, bool split, CpuWeight::Segment& s, ThreadPool& pool) {
   const int64_t cols = t.cols(), pairs = (cols + 31) / 32 * 16, panels = panels_of(t.rows());
   s.affine = {};
@@ -222,7 +248,13 @@ void pack_pairs(const TensorInfo& t, bool split, CpuWeight::Segment& s, ThreadPo
     if (end % kPanelRows != 0) std::memset(panel, 0, static_cast<size_t>(s.panel_bytes));
     std::vector<float> values(static_cast<size_t>(2 * pairs));  // the rest stays 0
     for (int64_t r = p * kPanelRows; r < end; ++r) {
-      dequantize_row(t.type, t.data + r * row_bytes(t), values.data(), cols);
+      const uint8_t* row = t.data + r * row_bytes(t);
+      if (t.type == TensorType::F16 && cols % 32 == 0) {
+        uint32_t* high = panel + r % kPanelRows;
+        put_half_pairs(row, pairs, halves_as_bf16().data(), high, split ? high + pairs * kPanelRows : nullptr);
+        continue;
+      }
+      dequantize_row(t.type, row, values.data(), cols);
       put_pairs(values, pairs, false, panel + r % kPanelRows);
       if (split) put_pairs(values, pairs, true, panel + pairs * kPanelRows + r % kPanelRows);
     }

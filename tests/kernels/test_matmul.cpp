@@ -355,7 +355,8 @@ std::vector<float> bf16_product(const TensorInfo& t, ConstMat x, int threads, co
   return out;
 }
 
-const Case kBf16Cases[] = {{TensorType::F32, 33, 801}, {TensorType::F16, 50, 130}, {TensorType::BF16, 17, 768}};
+const Case kBf16Cases[] = {
+    {TensorType::F32, 33, 801}, {TensorType::F16, 50, 130}, {TensorType::F16, 20, 96}, {TensorType::BF16, 17, 768}};
 
 }  // namespace
 

@@ -150,11 +150,11 @@ FLAGS = (
     Flag(("--kv-sinks",), KEEP, "first rows, always kept", integer(0), 0),
     Flag(("--kv-scope",), KEEP, "prompt, or image: only rows of pictures may go", default="prompt", metavar="NAME"),
     Flag(("--kv-slack",), KEEP, "rows past the budget before a head is evicted again", integer(0), 32),
+    Flag(("--kv-pin",), KEEP, "never evicted: system, last-turn, START:STOP with commas between", metavar="WHAT,..."),
     Flag(("--kv-on-full",), KEEP, "at the end of the context: stop, evict, error", default="stop", metavar="NAME"),
     Flag(("--kv-tables",), KEEP, "head scores and redundancy made by calibration", metavar="FILE"),
     Flag(("--kv-type",), KEEP, "storage of keys and values: f16, f32, q8_0, q4_0", default="f16", metavar="NAME"),
     Flag(("--kv-seed",), KEEP, "of policy random", integer(0, 2**63 - 1), 0),
-    Flag(("--kv-pin",), KEEP, "never evicted: system, last-turn, START:STOP with commas between", metavar="WHAT,..."),
     Flag(("--session",), TALK, "go on from this file when it is there, and write it at the end", metavar="FILE"),
     Flag(("--kv-report",), (RUN,), "write a page that shows what the KV cache kept", metavar="FILE"),
     Flag(
