@@ -6,8 +6,8 @@ namespace foveal::FOVEAL_SIMD {
 namespace {
 
 // e^x for x <= 0: x = n ln 2 + r, |r| <= ln 2 / 2, e^r by a polynomial of degree 6 (3e-9) and 2^n by the exponent.
-// Relative error below 2 units in the last place; NaN stays NaN. 0 below -64: beside a largest weight of 1 such a weight
-// (1.6e-28) is nothing, and what is summed of it would be subnormal, which costs hundreds of cycles a number.
+// Relative error below 2 units in the last place; NaN stays NaN. Below -64 it is 0: beside a largest weight of 1 such
+// a weight (1.6e-28) is nothing, and what is summed of it would be subnormal, hundreds of cycles a number.
 inline vf exp_down(vf x) {
   const vf shift = set(12582912.0f);  // 1.5 * 2^23: adding it rounds to a whole number
   const vf n = sub(fma(x, set(1.44269504f), shift), shift);
