@@ -21,7 +21,8 @@ inline void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1)
   const int g = shim::lane() / 4, t = shim::lane() % 4;
   for (int i = 0; i < 4; ++i)
     for (int k = 0; k < 16; ++k) {
-      const uint64_t left = (k < 8 ? first : second)[g * 4 + k % 8 / 2] >> 32 * (i / 2) >> 16 * (k % 2);
+      const uint64_t* columns = k < 8 ? first : second;
+      const uint64_t left = columns[g * 4 + k % 8 / 2] >> 32 * (i / 2) >> 16 * (k % 2);
       const uint64_t other = right[(2 * t + i % 2) * 4 + k % 8 / 2] >> 32 * (k / 8) >> 16 * (k % 2);
       c[i] += half_bits_to_float(static_cast<uint16_t>(left)) * half_bits_to_float(static_cast<uint16_t>(other));
     }
