@@ -51,7 +51,8 @@ struct State {
   }
   bool operator==(const State& o) const {
     const auto same = [](const std::vector<float>& a, const std::vector<float>& b) {
-      return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;  // NaNs, too
+      return a.size() == b.size() &&  // NaNs, too
+             (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0);
     };
     return tokens == o.tokens && kept == o.kept && same(logits, o.logits) && same(r, o.r) && same(mass, o.mass) &&
            pos == o.pos && bytes == o.bytes && pictures == o.pictures && chat == o.chat;

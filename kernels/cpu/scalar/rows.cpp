@@ -45,6 +45,7 @@ void store_q4(Q4Block& block, const float* x) {
 }  // namespace
 
 void store_rows(void* dst, RowType type, const float* src, int64_t n) {
+  if (n == 0) return;  // the pointers may be null then
   switch (type) {
     case RowType::F32:
       std::memcpy(dst, src, static_cast<size_t>(n) * 4);
@@ -62,6 +63,7 @@ void store_rows(void* dst, RowType type, const float* src, int64_t n) {
 }
 
 void load_rows(float* dst, const void* src, RowType type, int64_t n) {
+  if (n == 0) return;
   switch (type) {
     case RowType::F32:
       std::memcpy(dst, src, static_cast<size_t>(n) * 4);
