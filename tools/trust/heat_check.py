@@ -17,6 +17,7 @@ POLICIES = {
     "random": {"policy": "random"},
     "snapkv": {"policy": "snapkv", "mix": "none"},
     "adakv + mixkv": {},
+    "adakv + sharp": {"mix": "sharp"},
 }
 
 
