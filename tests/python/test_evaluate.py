@@ -218,6 +218,21 @@ def test_needles_stand_in_the_text_and_repeat() -> None:
             assert item.context[0].count("The secret number") == {"needle": 1, "multikey": 8, "prose": 0}[task]
 
 
+def test_where_nothing_is_right_only_divergence_counts(questions: Path, tmp_path: Path) -> None:
+    def rows(*tasks: str) -> list:
+        o = options(questions, tmp_path / "-".join(tasks), data=None, text=list(tasks), lengths=[120], count=1)
+        return run.run(o, 1, None, None, lambda what, share: None)["inside"]
+
+    for row in rows("needle", "prose"):
+        assert list(row["accuracy"]) == ["needle"] and row["mean"] == row["accuracy"]["needle"]
+        assert row["items"] == {"needle": 1, "prose": 1}
+    alone = rows("prose")
+    assert all(row["accuracy"] == {} and row["mean"] is None and row["kl"] >= 0 for row in alone)
+    text = (tmp_path / "prose" / "table.md").read_text()
+    assert "KL" in text and "mean" not in text.split("| policy", 1)[1]
+    assert "KL to the whole cache" in (tmp_path / "prose" / "plot.svg").read_text()
+
+
 def test_answers_are_judged_as_asked() -> None:
     exact, contains = items.same(["Red Car"], "exact"), items.same(["42"], "contains")
     assert exact(" red  car.") and exact("RED CAR") and not exact("a red car")

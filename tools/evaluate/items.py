@@ -16,10 +16,11 @@ Judge = Callable[[str], bool]
 
 @dataclass(frozen=True)
 class Question:
-    """text as the user asks it; right says whether an answer counts; box: the answer's place in pixels, if known."""
+    """text as the user asks it; right says whether an answer counts, None where nothing is right or wrong; box: the
+    answer's place in pixels, if known."""
 
     text: str
-    right: Judge
+    right: Judge | None
     box: tuple[float, float, float, float] | None = None
     answer: str = ""
 

@@ -53,9 +53,6 @@ class Answer:
                 session.step(self.tokens[-1])
         self.ms = 1000 * (time.perf_counter() - start) / max(1, len(self.tokens) - 1)
 
-    def text(self, model: Model) -> str:
-        return said(model, self.tokens)
-
 
 def said(model: Model, tokens: list[int]) -> str:
     ended = bool(tokens) and model.tokenizer.is_eog(tokens[-1])
@@ -70,8 +67,9 @@ def nll(logits: NDArray[np.float32], token: int) -> float:
 
 def follow(session: Session, full: Answer, q: Question, first: int, max_tokens: int) -> Cell:
     """The arm along the full cache's answer: KL and NLL of the tokens from `first` on (those before it came out of the
-    prefill itself), and its own greedy answer, which leaves the path at the first other choice."""
-    kls, nlls, own = [], [], None
+    prefill itself), and its own greedy answer, which leaves the path at the first other choice and is followed to its
+    end where it can be judged."""
+    kls, nlls, own, same = [], [], None, True
     start, steps = time.perf_counter(), 0
     aside = 0.0
     for i, token in enumerate(full.tokens):
@@ -80,22 +78,25 @@ def follow(session: Session, full: Answer, q: Question, first: int, max_tokens: 
             kls.append(kl_divergence(full.logits[i], logits))
             nlls.append(nll(logits, token))
         choice = int(logits.argmax())
-        if own is None and choice != token:
+        if same and choice != token and q.right is not None:
             began = time.perf_counter()
             own = full.tokens[:i] + finish(session, choice, max_tokens - i)
             aside += time.perf_counter() - began
+        same = same and choice == token
         if i + 1 < len(full.tokens):
             session.step(token)
             steps += 1
     ms = 1000 * (time.perf_counter() - start - aside) / max(1, steps)
-    text = said(session.model, own or full.tokens)
-    return {
-        "right": int(q.right(text)),
-        "same": int(own is None),
+    return judged(q, session.model, own or full.tokens) | {
+        "same": int(same),
         "kl": float(np.mean(kls)) if kls else 0.0,
         "nll": float(np.mean(nlls)) if nlls else 0.0,
         "ms": ms,
     }
+
+
+def judged(q: Question, model: Model, tokens: list[int]) -> Cell:
+    return {} if q.right is None else {"right": int(q.right(said(model, tokens)))}
 
 
 def finish(session: Session, token: int, most: int) -> list[int]:
@@ -147,12 +148,12 @@ def measure(
             full.append(Answer(s, item.max_tokens))
             s.close()
         n = context.n_tokens
-        full_right = [int(q.right(a.text(model))) for q, a in zip(questions, full)]
+        full_right = [judged(q, model, a.tokens) for q, a in zip(questions, full)]
         for arm in arms:
             if arm.policy == "full":
                 cells[arm.id] = {
                     "rows": n, "bytes": context.kv_bytes, "evict_ms": 0.0,
-                    "answers": [{"right": r, "same": 1, "kl": 0.0, "nll": _own_nll(a, inside), "ms": a.ms}
+                    "answers": [r | {"same": 1, "kl": 0.0, "nll": _own_nll(a, inside), "ms": a.ms}
                                 for r, a in zip(full_right, full)],
                 }  # fmt: skip
                 if check:

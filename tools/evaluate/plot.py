@@ -59,7 +59,7 @@ def svg(summary: dict[str, Any]) -> str:
     """One panel a protocol; the dotted line is the whole cache."""
     out: list[str] = []
     for i, (protocol, rows) in enumerate(summary.items()):
-        judged = any(r["mean"] > 0 for r in rows)
+        judged = rows[0]["mean"] is not None
         rows = [r | {"right": r["mean"]} for r in rows]
         title = f"{'accuracy, mean of the tasks' if judged else 'KL to the whole cache'}: question {protocol}"
         out += panel(i * WIDTH, rows, title, "right" if judged else "kl")

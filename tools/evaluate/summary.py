@@ -25,11 +25,17 @@ class Protocol:
         self.arms = [a for a in raw if all(len(raw[a][t]) == len(raw["full/none/all"][t]) for t in self.tasks)]
 
     def values(self, arm: str, kind: str) -> Values:
-        return {t: np.array([np.mean([x[kind] for x in c["answers"]]) for c in self.cells[arm][t]]) for t in self.tasks}
+        """Tasks in which nothing is right or wrong aren't among the values of "right"."""
+        return {
+            t: np.array([np.mean([x[kind] for x in c["answers"]]) for c in self.cells[arm][t]])
+            for t in self.tasks
+            if all(kind in x for c in self.cells[arm][t] for x in c["answers"])
+        }
 
     def questions(self, arm: str, kind: str) -> NDArray[np.float64]:
         """One value a question, all tasks one after another."""
-        return np.array([x[kind] for t in self.tasks for c in self.cells[arm][t] for x in c["answers"]], float)
+        return np.array([x[kind] for t in self.tasks for c in self.cells[arm][t] for x in c["answers"] if kind in x],
+                        float)  # fmt: skip
 
     def numbers(self, arm: str, name: str) -> list[float]:
         return [c[name] for t in self.tasks for c in self.cells[arm][t] if name in c]
@@ -45,9 +51,9 @@ def row(p: Protocol, arm: Arm) -> dict[str, Any]:
     right, kl = p.values(arm.id, "right"), p.values(arm.id, "kl")
     out: dict[str, Any] = {
         "policy": arm.policy, "mix": arm.mix, "budget": arm.budget,
-        "items": {t: len(v) for t, v in right.items()},
-        "questions": len(p.questions(arm.id, "right")),
-        "accuracy": {t: float(v.mean()) for t, v in right.items()}, "mean": mean(right),
+        "items": {t: len(v) for t, v in kl.items()},
+        "questions": len(p.questions(arm.id, "kl")),
+        "accuracy": {t: float(v.mean()) for t, v in right.items()}, "mean": mean(right) if right else None,
         "same": mean(p.values(arm.id, "same")), "kl": mean(kl), "nll": mean(p.values(arm.id, "nll")),
         "rows": float(np.mean(p.numbers(arm.id, "rows"))), "bytes": float(np.mean(p.numbers(arm.id, "bytes"))),
         "evict_ms": float(np.median(p.numbers(arm.id, "evict_ms"))),
@@ -70,12 +76,13 @@ def row(p: Protocol, arm: Arm) -> dict[str, Any]:
 
 
 def compare(p: Protocol, a: str, b: str) -> dict[str, Any]:
-    """a - b on the same pictures: (difference, low, high) of accuracy and of KL, McNemar's p over the questions."""
-    return {
-        "right": paired_interval(p.values(a, "right"), p.values(b, "right")),
-        "kl": paired_interval(p.values(a, "kl"), p.values(b, "kl")),
-        "p": mcnemar(p.questions(a, "right"), p.questions(b, "right")),
-    }
+    """a - b on the same pictures: (difference, low, high) of KL and, where there is any, of accuracy, with McNemar's p
+    over the questions."""
+    out: dict[str, Any] = {"kl": paired_interval(p.values(a, "kl"), p.values(b, "kl"))}
+    if right := p.values(a, "right"):
+        out["right"] = paired_interval(right, p.values(b, "right"))
+        out["p"] = mcnemar(p.questions(a, "right"), p.questions(b, "right"))
+    return out
 
 
 def summary(results: list[dict[str, Any]], arms: list[Arm]) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def markdown(summary: dict[str, Any], settings: dict[str, Any], command: str) ->
     out = [f"`{command}`", "", settings_line(settings), ""]
     for protocol, rows in summary.items():
         full = next(r for r in rows if r["policy"] == "full")
-        judged = any(r["mean"] > 0 for r in rows)
+        judged = bool(full["accuracy"])
         out += [f"### {WORDS[protocol][0].upper()}{WORDS[protocol][1:]}", ""]
         items = ", ".join(f"{t} {n}" for t, n in full["items"].items())
         out += [f"Items: {items}; {full['questions']} questions in all.", ""]

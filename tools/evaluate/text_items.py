@@ -53,5 +53,5 @@ def needle(task: str, i: int, text: str, rng: random.Random) -> Item:
 
 def prose(i: int, text: str, n: int) -> Item:
     """Nothing is right or wrong here: how far the next tokens' distributions move is what is measured."""
-    question = Question("\n\nGo on with this text in the same manner.", lambda given: False)
+    question = Question("\n\nGo on with this text in the same manner.", None)
     return Item("prose", f"prose-{i}", [text], [question], 48)
