@@ -233,6 +233,25 @@ def test_where_nothing_is_right_only_divergence_counts(questions: Path, tmp_path
     assert "KL to the whole cache" in (tmp_path / "prose" / "plot.svg").read_text()
 
 
+def test_a_model_without_a_template_goes_on_with_the_text() -> None:
+    plain = foveal.Model(DATA / "text_mistral" / "model-f16.gguf", threads=1)  # its file has none
+
+    def make(task: str) -> object:
+        return text_items.text_items(task, 1, [60], lambda t: plain.tokenize(t, False), plain.detokenize)[0]()
+
+    item = make("needle")
+    frame = measure.Frame(plain, item)
+    question = frame.question(item.questions[0])
+    assert frame.head == item.context and question[0].startswith("\n\nThe secret number of the ")
+    assert question[0].endswith(" is") and question[0].strip() in item.context[0]
+    grid = arms.grid(["full", "snapkv"], ["none"], ["20"], False)
+    found = measure.measure(plain, make("prose"), grid, "after", 8, None, True)
+    assert found["cells"]["snapkv/none/20"]["rows"] == 20
+    assert "right" not in found["cells"]["snapkv/none/20"]["answers"][0]
+    with pytest.raises(foveal.UnsupportedError, match="template"):
+        measure.Frame(plain, items.Item("own", "0", ["text"], [items.Question("What?", None)]))
+
+
 def test_answers_are_judged_as_asked() -> None:
     exact, contains = items.same(["Red Car"], "exact"), items.same(["42"], "contains")
     assert exact(" red  car.") and exact("RED CAR") and not exact("a red car")

@@ -17,12 +17,14 @@ Judge = Callable[[str], bool]
 @dataclass(frozen=True)
 class Question:
     """text as the user asks it; right says whether an answer counts, None where nothing is right or wrong; box: the
-    answer's place in pixels, if known."""
+    answer's place in pixels, if known. completion: what stands in the question's place for a model without a chat
+    template, which goes on with a text and answers nothing."""
 
     text: str
     right: Judge | None
     box: tuple[float, float, float, float] | None = None
     answer: str = ""
+    completion: str = ""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foveal.compare import kl_divergence
+from foveal.errors import UnsupportedError
 from foveal.kv import KV
 from foveal.model import Model
 from foveal.session import Session
@@ -19,13 +20,20 @@ Cell = dict[str, Any]
 
 
 class Frame:
-    """The model's chat turn around context and question, as raw parts (the prompt that chat() would build)."""
+    """The model's chat turn around context and question, as raw parts (the prompt that chat() would build); context
+    and completion alone where the model's file has no template."""
 
     def __init__(self, model: Model, item: Item) -> None:
         content = [{"type": "text", "text": p} if isinstance(p, str) else {"type": "image"} for p in item.context]
         images = [p for p in item.context if not isinstance(p, str)]
         turn = [{"role": "user", "content": [*content, {"type": "text", "text": MARK}]}]
-        head, self.tail = model.apply_template(turn, images).split(MARK)
+        self.plain = False
+        try:
+            head, self.tail = model.apply_template(turn, images).split(MARK)
+        except UnsupportedError:
+            if images or not all(q.completion for q in item.questions):
+                raise
+            self.plain, head, self.tail = True, "".join(map(str, item.context)), ""
         texts = head.split("<__media__>")
         self.head: list[Any] = [texts[0]]
         for image, text in zip(images, texts[1:], strict=True):
@@ -33,7 +41,7 @@ class Frame:
         self.head = [p for p in self.head if not isinstance(p, str) or p]
 
     def question(self, q: Question) -> list[Any]:
-        return [q.text + self.tail]
+        return [q.completion if self.plain else q.text + self.tail]
 
 
 class Answer:

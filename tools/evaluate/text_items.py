@@ -46,12 +46,13 @@ def needle(task: str, i: int, text: str, rng: random.Random) -> Item:
     asked = things[0]
     question = f"\n\nWhat is the secret number of the {asked}? Answer with the number only."
     answer = numbers[asked]
-    return Item(
-        task, f"{task}-{i}", ["\n".join(lines)], [Question(question, same([answer], "contains"), answer=answer)], 16
+    asked_for = Question(
+        question, same([answer], "contains"), answer=answer, completion=f"\n\nThe secret number of the {asked} is"
     )
+    return Item(task, f"{task}-{i}", ["\n".join(lines)], [asked_for], 16)
 
 
 def prose(i: int, text: str, n: int) -> Item:
     """Nothing is right or wrong here: how far the next tokens' distributions move is what is measured."""
-    question = Question("\n\nGo on with this text in the same manner.", None)
+    question = Question("\n\nGo on with this text in the same manner.", None, completion="\n")
     return Item("prose", f"prose-{i}", [text], [question], 48)
