@@ -182,6 +182,7 @@ def test_the_command_writes_everything(questions: Path, tmp_path: Path) -> None:
     assert done.stdout.strip() == (out / "table.md").read_text().strip()
     assert "foveal evaluate -m model-f16.gguf" in done.stdout
     assert "14 of 14 checks" in done.stdout
+    assert "| policy | mix | 24 | 50% |" in done.stdout
     assert "KL against mixkv" in done.stdout
     assert (out / "plot.svg").read_text().startswith("<svg")
     rows = json.loads((out / "results.json").read_text())["protocols"]["after"]
@@ -199,6 +200,26 @@ def test_intervals_are_bold_when_they_exclude_zero() -> None:
     assert table.interval((0.1, 0.02, 0.2)) == "**+10.0 [+2.0, +20.0]**"
     assert table.interval((-0.1, -0.3, -0.01)).startswith("**")
     assert table.interval((0.1, 0.0, 0.2)) == "+10.0 [+0.0, +20.0]"
+
+
+def test_all_budgets_stand_side_by_side() -> None:
+    def row(policy: str, mix: str, budget: str, **other: object) -> dict:
+        return {"policy": policy, "mix": mix, "budget": budget, "mean": 0.5, "kl": 0.25, **other}
+
+    def base(low: float, high: float) -> dict:
+        return {"right": (0, low, high), "kl": (0, -high, -low)}
+
+    full = row("full", "none", "all")
+    rows = [row("random", "none", "64"), row("snapkv", "mixkv", "64", base=base(0.1, 0.2)),
+            row("snapkv", "mixkv", "5%", base=base(-0.2, -0.1)), row("snapkv", "sharp", "5%", base=base(-0.1, 0.2)),
+            ]  # fmt: skip
+    for judged, cells in {True: ("50.0", " / 0.250"), False: ("0.250", "")}.items():
+        value, rest = cells
+        assert table.overview([full, *rows], full, judged).split("\n")[-3:] == [
+            f"| random |  | {value}{rest} |  |",
+            f"| snapkv | mixkv | **{value}**{rest} | *{value}*{rest} |",
+            f"| snapkv | sharp |  | {value}{rest} |",
+        ]
 
 
 def test_needles_stand_in_the_text_and_repeat() -> None:

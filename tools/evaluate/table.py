@@ -56,6 +56,25 @@ def against_mixkv(rows: list[dict[str, Any]], judged: bool) -> list[str]:
     return ["\n".join(out), ""]
 
 
+def overview(rows: list[dict[str, Any]], full: dict[str, Any], judged: bool) -> str:
+    """All budgets side by side: accuracy / KL, the accuracy (or, where nothing is judged, the KL) bold where the
+    interval says better than the base, in italics where it says worse."""
+    budgets = list(dict.fromkeys(r["budget"] for r in rows if r["policy"] != "full"))
+    out = [line(["policy", "mix", *budgets]), line(["---"] * 2 + ["---:"] * len(budgets))]
+    arms: dict[tuple[str, str], dict[str, str]] = {}
+    for r in (r for r in rows if r["policy"] != "full"):
+        cell = percent(r["mean"]) if judged else f"{r['kl']:.3f}"
+        if "base" in r:
+            _, low, high = r["base"]["right"] if judged else (-x for x in r["base"]["kl"])
+            cell = f"**{cell}**" if min(low, high) > 0 else f"*{cell}*" if max(low, high) < 0 else cell
+        mix = "" if r["policy"] in ("random", "streaming") else r["mix"]
+        arms.setdefault((r["policy"], mix), {})[r["budget"]] = cell + (f" / {r['kl']:.3f}" if judged else "")
+    out += [line([*arm, *(cells.get(b, "") for b in budgets)]) for arm, cells in arms.items()]
+    whole = f", whole cache {percent(full['mean'])} %" if judged else ""
+    what = "Accuracy, mean of the tasks, % / KL" if judged else "KL"
+    return "\n".join([f"**All budgets.** {what}{whole}; bold: better than its base, italics: worse.", "", *out])
+
+
 def equal_bytes(rows: list[dict[str, Any]]) -> str:
     """What the arms of one budget really hold."""
     used = [r for r in rows if r["policy"] != "full"]
@@ -75,7 +94,10 @@ def markdown(summary: dict[str, Any], settings: dict[str, Any], command: str) ->
         out += [f"### {WORDS[protocol][0].upper()}{WORDS[protocol][1:]}", ""]
         items = ", ".join(f"{t} {n}" for t, n in full["items"].items())
         out += [f"Items: {items}; {full['questions']} questions in all.", ""]
-        for budget in dict.fromkeys(r["budget"] for r in rows if r["policy"] != "full"):
+        budgets = dict.fromkeys(r["budget"] for r in rows if r["policy"] != "full")
+        if len(budgets) > 1:
+            out += [overview(rows, full, judged), ""]
+        for budget in budgets:
             at = [r for r in rows if r["budget"] == budget]
             out += [
                 f"**Budget {budget}.** {equal_bytes(at)}",
