@@ -226,11 +226,13 @@ def test_needles_stand_in_the_text_and_repeat() -> None:
     tokenizer = foveal.Tokenizer(str(MODEL))
     for task in text_items.TASKS:
         makers = text_items.text_items(task, 3, [300, 600], lambda t: tokenizer.encode(t, False), tokenizer.decode)
+        assert len(makers) == 6
         for i, make in enumerate(makers):
-            item = make()
+            item, length = make(), (300, 600)[i // 3]
+            assert (item.task, item.key) == (f"{task}-{length}", f"{task}-{i % 3}")
             assert item == make() or [q.text for q in item.questions] == [q.text for q in make().questions]
             n = len(tokenizer.encode(item.context[0], False))
-            assert [300, 600, 300][i] * 0.9 < n < [300, 600, 300][i] * 1.1 + 400
+            assert length * 0.9 < n < length * 1.1 + 400
             if task != "prose":
                 q = item.questions[0]
                 assert f"is {q.answer}." in item.context[0]
@@ -241,16 +243,17 @@ def test_needles_stand_in_the_text_and_repeat() -> None:
 
 def test_where_nothing_is_right_only_divergence_counts(questions: Path, tmp_path: Path) -> None:
     def rows(*tasks: str) -> list:
-        o = options(questions, tmp_path / "-".join(tasks), data=None, text=list(tasks), lengths=[120], count=1)
+        o = options(questions, tmp_path / "-".join(tasks), data=None, text=list(tasks), lengths=[120, 150], count=1)
         return run.run(o, 1, None, None, lambda what, share: None)["inside"]
 
     for row in rows("needle", "prose"):
-        assert list(row["accuracy"]) == ["needle"] and row["mean"] == row["accuracy"]["needle"]
-        assert row["items"] == {"needle": 1, "prose": 1}
+        assert list(row["accuracy"]) == ["needle-120", "needle-150"]
+        assert row["mean"] == sum(row["accuracy"].values()) / 2
+        assert row["items"] == {"needle-120": 1, "prose-120": 1, "needle-150": 1, "prose-150": 1}
     alone = rows("prose")
     assert all(row["accuracy"] == {} and row["mean"] is None and row["kl"] >= 0 for row in alone)
     text = (tmp_path / "prose" / "table.md").read_text()
-    assert "KL" in text and "mean" not in text.split("| policy", 1)[1]
+    assert "| KL prose-120 | KL prose-150 | KL |" in text and "mean" not in text.split("| policy", 1)[1]
     assert "KL to the whole cache" in (tmp_path / "prose" / "plot.svg").read_text()
 
 

@@ -103,7 +103,7 @@ def settings(o: Options, worker: Worker) -> dict[str, Any]:
     return {
         "name": worker.model.info["name"] or worker.model.info["arch"],
         "model": digest(o.model), "mmproj": digest(o.mmproj), "tables": digest(o.tables), "data": digest(o.data),
-        "version": foveal.__version__, "window": o.window, "questions": o.questions, "lengths": o.lengths,
+        "version": foveal.__version__, "window": o.window, "questions": o.questions,
         "arms": [a.id for a in worker.arms],
     }  # fmt: skip
 

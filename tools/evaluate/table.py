@@ -25,9 +25,10 @@ def line(cells: list[str]) -> str:
 
 def table(rows: list[dict[str, Any]], full: dict[str, Any], judged: bool) -> str:
     tasks = list(full["accuracy"])
+    kinds = [] if judged or len(full["kl_by_task"]) == 1 else list(full["kl_by_task"])
     head = ["policy", "mix", "rows", "KB"]
     head += [*tasks, "mean", "against its base", "against full"] if judged else []
-    head += ["KL", "KL against base", "NLL", "same answer", "evict ms"]
+    head += [*(f"KL {t}" for t in kinds), "KL", "KL against base", "NLL", "same answer", "evict ms"]
     peak = any("peak_bytes" in r for r in rows)
     head += ["peak KB"] if peak else []
     out = [line(head), line(["---"] * 2 + ["---:"] * (len(head) - 2))]
@@ -37,6 +38,7 @@ def table(rows: list[dict[str, Any]], full: dict[str, Any], judged: bool) -> str
         if judged:
             cells += [percent(r["accuracy"][t]) for t in tasks] + [percent(r["mean"])]
             cells += [interval(r[k]["right"]) if k in r else "" for k in ("base", "full")]
+        cells += [f"{r['kl_by_task'][t]:.4f}" for t in kinds]
         cells += [f"{r['kl']:.4f}", interval(r["base"]["kl"], 1, 4) if "base" in r else "", f"{r['nll']:.3f}"]
         cells += [percent(r["same"]), f"{r['evict_ms']:.1f}"]
         cells += [f"{r['peak_bytes'] / 1000:.0f}" if "peak_bytes" in r else ""] if peak else []

@@ -19,24 +19,23 @@ desert kitchen window mountain theater school hospital factory airport""".split(
 
 def text_items(task: str, count: int, lengths: list[int], tokenize: Callable[[str], list[int]],
                detokenize: Callable[[list[int]], str]) -> list[Callable[[], Item]]:  # fmt: skip
-    """`count` items; item i has about lengths[i % len(lengths)] tokens."""
+    """`count` items of each length in tokens, which is a task of its own: needle-1000."""
     if task not in TASKS:
         raise ArgumentError(f"--text: found {task!r:.40}, expected some of {', '.join(TASKS)}")
     manual = [tokenize(topics[name]) for name in sorted(topics) if len(topics[name]) > 2000]
 
-    def make(i: int) -> Item:
+    def make(n: int, i: int) -> Item:
         rng = random.Random(f"{task}/{i}")
-        n = lengths[i % len(lengths)]
         ids: list[int] = []
         while len(ids) < n:
             ids += rng.choice(manual)
         text = detokenize(ids[:n])
-        return prose(i, text, n) if task == "prose" else needle(task, i, text, rng)
+        return prose(f"{task}-{n}", i, text) if task == "prose" else needle(task, n, i, text, rng)
 
-    return [lambda i=i: make(i) for i in range(count)]
+    return [lambda n=n, i=i: make(n, i) for n in lengths for i in range(count)]
 
 
-def needle(task: str, i: int, text: str, rng: random.Random) -> Item:
+def needle(task: str, n: int, i: int, text: str, rng: random.Random) -> Item:
     """One sentence, or eight of the same form with other things, hidden between lines of the text; one is asked for."""
     things = rng.sample(THINGS, 8 if task == "multikey" else 1)
     lines = text.split("\n")
@@ -49,10 +48,10 @@ def needle(task: str, i: int, text: str, rng: random.Random) -> Item:
     asked_for = Question(
         question, same([answer], "contains"), answer=answer, completion=f"\n\nThe secret number of the {asked} is"
     )
-    return Item(task, f"{task}-{i}", ["\n".join(lines)], [asked_for], 16)
+    return Item(f"{task}-{n}", f"{task}-{i}", ["\n".join(lines)], [asked_for], 16)
 
 
-def prose(i: int, text: str, n: int) -> Item:
+def prose(task: str, i: int, text: str) -> Item:
     """Nothing is right or wrong here: how far the next tokens' distributions move is what is measured."""
     question = Question("\n\nGo on with this text in the same manner.", None, completion="\n")
-    return Item("prose", f"prose-{i}", [text], [question], 48)
+    return Item(task, f"prose-{i}", [text], [question], 48)

@@ -192,7 +192,7 @@ FLAGS = (
     ),
     Flag(("-o", "--output"), (CALIBRATE,), "the tables file to write", default="tables.gguf", metavar="OUT.gguf"),
     Flag(("--tasks",), JUDGE, "kinds of built-in pages: form, place, text, ground, chart, chat", metavar="NAME,..."),
-    Flag(("--text",), (EVALUATE,), "tasks on long text: needle, multikey, prose", metavar="NAME,..."),
+    Flag(("--text",), (EVALUATE,), "tasks on long text: needle, multikey, prose, at each length one", metavar="NAME,..."),
     Flag(("--lengths",), (EVALUATE,), "tokens of long text", integers, [1000, 2000, 4000, 6000], "N,..."),
     Flag(("--data",), JUDGE, "your own items: JSONL of image, question, answers", metavar="FILE"),
     Flag(("--count",), (EVALUATE,), "items a task (200)", integer(1)),
