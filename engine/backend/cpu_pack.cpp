@@ -1,7 +1,5 @@
 // Weights packed at load into the panels of kernels/cpu/matmul.h, and read back: rows, whole tensors.
 #include <algorithm>
-#include <atomic>
-#include <cmath>
 #include <cstring>
 
 #include "engine/backend/cpu_weight.h"
@@ -33,139 +31,16 @@ Buffer<uint8_t> weight_buffer(int64_t bytes) {
   return buffer;
 }
 
-// One row's place in its panel.
-struct PackedRow {
-  float* unit;
-  uint16_t *d, *m;
-  uint8_t* codes;
-  int lane;
-};
-
-Codes form_of(const AffineFormat& f) {
-  return f.table ? kTable : f.bits == 4 ? kNibbles : f.bits == 5 ? kFive : f.bits == 6 ? kSix : kBytes;
+// What a quantised tensor needs before anything of it is read.
+void place_affine(const TensorInfo& t, const AffineFormat& f, CpuWeight::Segment& s) {
+  s.layout = panel_layout(f, t.cols());
+  s.tensor = t;
+  s.data = weight_buffer(panels_of(t.rows()) * s.layout.bytes);
 }
 
-// One row's share of a group of 32 codes, four to a word; layouts: kernels/cpu/matmul.h.
-void put_group(uint8_t* p, Codes form, const uint8_t* codes) {
-  uint32_t quads[8];
-  std::memcpy(quads, codes, sizeof quads);
-  const auto put = [p](int64_t at, uint32_t word) { std::memcpy(p + at, &word, sizeof word); };
-  if (form == kBytes) {
-    for (int j = 0; j < 8; ++j) put(j * 64, quads[j]);
-    return;
-  }
-  constexpr uint32_t kLow = 0x0f0f0f0f;
-  for (int j = 0; j < 4; ++j) put(j * 64, (quads[j] & kLow) | (quads[j + 4] & kLow) << 4);
-  uint32_t fifth = 0, high[2] = {};
-  for (int j = 0; j < 8; ++j) {
-    fifth |= (quads[j] >> 4 & 0x01010101) << j;
-    high[j / 4] |= (quads[j] >> 4 & 0x03030303) << j % 4 * 2;
-  }
-  if (form == kFive) put(256, fifth);
-  if (form == kSix) put(256, high[0]), put(320, high[1]);
-}
-
-// The power of two that brings the largest of the scales into [2^14, 2^15).
-float unit_of(const std::vector<float>& d, const std::vector<float>& m) {
-  float most = 0;
-  for (const float v : d) most = std::max(most, std::fabs(v));
-  for (const float v : m) most = std::max(most, std::fabs(v));
-  return most > 0 ? std::ldexp(1.0f, std::max(std::ilogb(most), -100) - 14) : 1.0f;
-}
-
-// Where one row's parts are collected before they are packed.
-struct RowParts {
-  std::vector<uint8_t> codes;
-  std::vector<float> d, m;
-  RowParts(int64_t cols, const AffineFormat& f)
-      : codes(static_cast<size_t>(cols)),
-        d(static_cast<size_t>(cols / f.sub)),
-        m(f.mins ? static_cast<size_t>(cols / f.sub) : 0) {}
-};
-
-// False when a scale isn't finite: such a tensor is kept as floats.
-bool pack_row(const TensorInfo& t, int64_t r, const AffineFormat& f, const PackedRow& row, RowParts& parts) {
-  const int64_t cols = t.cols();
-  unpack_affine(t.type, t.data + r * row_bytes(t), cols, parts.codes.data(), parts.d.data(), parts.m.data());
-  const Codes form = form_of(f);
-  for (int64_t g = 0; g < cols / 32; ++g)
-    put_group(row.codes + g * code_bytes(form) + row.lane * 4, form, parts.codes.data() + g * 32);
-  const auto finite = [](float v) { return std::isfinite(v); };
-  if (!std::all_of(parts.d.begin(), parts.d.end(), finite) || !std::all_of(parts.m.begin(), parts.m.end(), finite))
-    return false;
-  const float unit = unit_of(parts.d, parts.m), inverse = 1.0f / unit;
-  row.unit[row.lane] = unit;
-  const auto put = [&](const std::vector<float>& from, uint16_t* to) {
-    for (size_t s = 0; s < from.size(); ++s)
-      to[s * kPanelRows + static_cast<size_t>(row.lane)] = scalar::float_to_half(from[s] * inverse);
-  };
-  put(parts.d, row.d);
-  put(parts.m, row.m);
-  return true;
-}
-
-bool pack_affine(const TensorInfo& t, const AffineFormat& f, CpuWeight::Segment& s, ThreadPool& pool) {
-  const int64_t cols = t.cols();
-  s.affine = f;
-  s.form = form_of(f);
-  const int64_t scale_bytes = (cols / f.sub * kPanelRows * 2 + 63) / 64 * 64;
-  s.d_offset = kPanelRows * 4;
-  s.m_offset = s.d_offset + scale_bytes;
-  s.code_offset = s.m_offset + (f.mins ? scale_bytes : 0);
-  s.panel_bytes = s.code_offset + cols / 32 * code_bytes(s.form);
-  const int64_t panels = panels_of(t.rows());
-  s.data = weight_buffer(panels * s.panel_bytes);
-  std::atomic<bool> finite{true};
-  pool.for_each(panels, [&](int64_t p) {
-    uint8_t* base = s.data.data() + p * s.panel_bytes;
-    const int64_t end = std::min(t.rows(), (p + 1) * kPanelRows);
-    if (end % kPanelRows != 0) std::memset(base, 0, static_cast<size_t>(s.panel_bytes));
-    RowParts parts(cols, f);
-    for (int64_t r = p * kPanelRows; r < end; ++r) {
-      const PackedRow row{reinterpret_cast<float*>(base), reinterpret_cast<uint16_t*>(base + s.d_offset),
-                          reinterpret_cast<uint16_t*>(base + s.m_offset), base + s.code_offset,
-                          static_cast<int>(r % kPanelRows)};
-      if (!pack_row(t, r, f, row, parts)) finite.store(false, std::memory_order_relaxed);
-    }
-  });
-  return finite.load();
-}
-
-// 16-bit float types keep their bits; quantised types whose scales are not finite become float32.
+// 16-bit float types keep their bits.
 Floats float_form(TensorType type) {
   return type == TensorType::F16 ? kF16 : type == TensorType::BF16 ? kBF16 : kF32;
-}
-
-using Eight = uint16_t __attribute__((vector_size(16)));
-
-// Inputs k..k+7 of 8 rows of 16-bit numbers, `row_bytes` apart, to to[k * 16 + row].
-void transpose8(const uint8_t* rows, int64_t row_bytes, int64_t k, uint16_t* to) {
-  Eight r[8], s[8];
-  for (int i = 0; i < 8; ++i) std::memcpy(&r[i], rows + i * row_bytes + 2 * k, 16);
-  for (int i = 0; i < 4; ++i) {
-    s[2 * i] = __builtin_shufflevector(r[i], r[i + 4], 0, 8, 1, 9, 2, 10, 3, 11);
-    s[2 * i + 1] = __builtin_shufflevector(r[i], r[i + 4], 4, 12, 5, 13, 6, 14, 7, 15);
-  }
-  for (int i = 0; i < 4; ++i) {
-    r[2 * i] = __builtin_shufflevector(s[i], s[i + 4], 0, 8, 1, 9, 2, 10, 3, 11);
-    r[2 * i + 1] = __builtin_shufflevector(s[i], s[i + 4], 4, 12, 5, 13, 6, 14, 7, 15);
-  }
-  for (int i = 0; i < 4; ++i) {
-    s[2 * i] = __builtin_shufflevector(r[i], r[i + 4], 0, 8, 1, 9, 2, 10, 3, 11);
-    s[2 * i + 1] = __builtin_shufflevector(r[i], r[i + 4], 4, 12, 5, 13, 6, 14, 7, 15);
-  }
-  for (int i = 0; i < 8; ++i) std::memcpy(to + (k + i) * kPanelRows, &s[i], 16);
-}
-
-// A whole panel of a 16-bit type: 8 by 8.
-void put_panel16(const TensorInfo& t, int64_t first_row, uint8_t* panel) {
-  const int64_t cols = t.cols(), whole = cols / 8 * 8, bytes = row_bytes(t);
-  const uint8_t* rows = t.data + first_row * bytes;
-  auto* to = reinterpret_cast<uint16_t*>(panel);
-  for (int64_t k = 0; k < whole; k += 8)
-    for (int half = 0; half < 2; ++half) transpose8(rows + half * 8 * bytes, bytes, k, to + half * 8);
-  for (int64_t k = whole; k < cols; ++k)
-    for (int64_t r = 0; r < kPanelRows; ++r) std::memcpy(to + k * kPanelRows + r, rows + r * bytes + 2 * k, 2);
 }
 
 // One row's values, 16 apart. `room` [cols] for types that have to be dequantised.
@@ -182,15 +57,17 @@ void put_floats(const TensorInfo& t, int64_t r, Floats form, uint8_t* panel, flo
 
 void pack_floats(const TensorInfo& t, CpuWeight::Segment& s, ThreadPool& pool) {
   const int64_t cols = t.cols(), panels = panels_of(t.rows());
-  s.affine = {};
   s.floats = float_form(t.type);
-  s.panel_bytes = cols * kPanelRows * (s.floats == kF32 ? 4 : 2);
-  s.data = weight_buffer(panels * s.panel_bytes);
+  s.layout.bytes = cols * kPanelRows * (s.floats == kF32 ? 4 : 2);
+  s.data = weight_buffer(panels * s.layout.bytes);
   pool.for_each(panels, [&](int64_t p) {
-    uint8_t* base = s.data.data() + p * s.panel_bytes;
+    uint8_t* base = s.data.data() + p * s.layout.bytes;
     const int64_t end = std::min(t.rows(), (p + 1) * kPanelRows);
-    if (s.floats != kF32 && end % kPanelRows == 0) return put_panel16(t, p * kPanelRows, base);
-    if (end % kPanelRows != 0) std::memset(base, 0, static_cast<size_t>(s.panel_bytes));
+    if (s.floats != kF32 && end % kPanelRows == 0) {
+      const int64_t bytes = row_bytes(t);
+      return turn_halves(t.data + p * kPanelRows * bytes, bytes, cols, reinterpret_cast<uint16_t*>(base));
+    }
+    if (end % kPanelRows != 0) std::memset(base, 0, static_cast<size_t>(s.layout.bytes));
     std::vector<float> values(static_cast<size_t>(cols));
     for (int64_t r = p * kPanelRows; r < end; ++r) put_floats(t, r, s.floats, base, values.data());
   });
@@ -237,15 +114,14 @@ void put_half_pairs(const uint8_t* row, int64_t pairs, const uint32_t* table, ui
 
 void pack_pairs(const TensorInfo& t, bool split, CpuWeight::Segment& s, ThreadPool& pool) {
   const int64_t cols = t.cols(), pairs = (cols + 31) / 32 * 16, panels = panels_of(t.rows());
-  s.affine = {};
   s.pairs = true;
   s.split = split;
-  s.panel_bytes = pairs * kPanelRows * 4 * (split ? 2 : 1);
-  s.data = weight_buffer(panels * s.panel_bytes);
+  s.layout.bytes = pairs * kPanelRows * 4 * (split ? 2 : 1);
+  s.data = weight_buffer(panels * s.layout.bytes);
   pool.for_each(panels, [&](int64_t p) {
-    auto* panel = reinterpret_cast<uint32_t*>(s.data.data() + p * s.panel_bytes);
+    auto* panel = reinterpret_cast<uint32_t*>(s.data.data() + p * s.layout.bytes);
     const int64_t end = std::min(t.rows(), (p + 1) * kPanelRows);
-    if (end % kPanelRows != 0) std::memset(panel, 0, static_cast<size_t>(s.panel_bytes));
+    if (end % kPanelRows != 0) std::memset(panel, 0, static_cast<size_t>(s.layout.bytes));
     std::vector<float> values(static_cast<size_t>(2 * pairs));  // the rest stays 0
     for (int64_t r = p * kPanelRows; r < end; ++r) {
       const uint8_t* row = t.data + r * row_bytes(t);
@@ -263,6 +139,19 @@ void pack_pairs(const TensorInfo& t, bool split, CpuWeight::Segment& s, ThreadPo
 
 }  // namespace
 
+void pack_one(const CpuWeight::Segment& s, int64_t panel, int64_t place) {
+  const int64_t first = panel * kPanelRows, bytes = row_bytes(s.tensor);
+  pack_panel(s.tensor.type, s.tensor.data + first * bytes, bytes,
+             static_cast<int>(std::min(kPanelRows, s.n_rows - first)), s.tensor.cols(), s.layout,
+             s.data.data() + place * s.layout.bytes);
+}
+
+void pack_all(const CpuWeight& w, ThreadPool& pool) {
+  for (const auto& s : w.segments)
+    if (s.layout.affine.bits > 0) pool.for_each(panels_of(s.n_rows), [&](int64_t p) { pack_one(s, p, p); });
+  w.packed = true;
+}
+
 WeightPtr pack_weight(std::span<const TensorInfo* const> parts, Isa, ThreadPool& pool, FloatPacking packing) {
   auto w = std::make_unique<CpuWeight>();
   w->cols = parts[0]->cols();
@@ -274,12 +163,15 @@ WeightPtr pack_weight(std::span<const TensorInfo* const> parts, Isa, ThreadPool&
     if (f.bits == 0 && packing != FloatPacking::exact) {
       pack_pairs(*t, packing == FloatPacking::bf16x3, s, pool);
       w->split = s.split;
-    } else if (f.bits == 0 || !pack_affine(*t, f, s, pool)) {
+    } else if (f.bits == 0) {
       pack_floats(*t, s, pool);
+    } else {
+      place_affine(*t, f, s);
+      w->packed = false;
     }
     w->rows += s.n_rows;
     w->bytes += s.data.bytes();
-    (s.affine.bits > 0 ? w->quantised : s.pairs ? w->paired : w->floating) = true;
+    (s.layout.affine.bits > 0 ? w->quantised : s.pairs ? w->paired : w->floating) = true;
     w->segments.push_back(std::move(s));
   }
   return w;

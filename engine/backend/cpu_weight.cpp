@@ -117,6 +117,9 @@ void pack_pairs(ThreadPool& pool, const AmxKernels* amx, bool split, ConstMat x,
   });
 }
 
+// What an item does to quantised panels: nothing, they are there | packs them | packs them for this product alone.
+enum class Packing { done, keep, pass };
+
 struct Job {
   const MatmulKernels& kernels;
   const AmxKernels* amx;
@@ -125,19 +128,28 @@ struct Job {
   int64_t cols;
   const float* bias;
   MatmulScratch& scratch;
+  Packing packing;
+  int64_t workers;
 };
 
 QuantPanel panel_of(const CpuWeight::Segment& s, int64_t panel, int64_t cols) {
-  const uint8_t* base = s.data.data() + panel * s.panel_bytes;
+  const uint8_t* base = s.data.data() + panel * s.layout.bytes;
   return {reinterpret_cast<const float*>(base),
-          base + s.code_offset,
-          reinterpret_cast<const uint16_t*>(base + s.d_offset),
-          s.affine.mins ? reinterpret_cast<const uint16_t*>(base + s.m_offset) : nullptr,
-          s.affine.table,
-          s.affine.offset,
+          base + s.layout.code_offset,
+          reinterpret_cast<const uint16_t*>(base + s.layout.d_offset),
+          s.layout.affine.mins ? reinterpret_cast<const uint16_t*>(base + s.layout.m_offset) : nullptr,
+          s.layout.affine.table,
+          s.layout.affine.offset,
           cols,
-          s.form};
+          s.layout.form};
 }
+
+struct Room {  // one worker's
+  uint8_t* codes = nullptr;
+  float *sums = nullptr, *values = nullptr;
+  int64_t worker = 0;
+  int64_t shift = 0;  // from a panel to where it lies packed
+};
 
 // Where the results of token t and the given panels go.
 MatmulOut out_of(const Job& job, const CpuWeight::Segment& s, int64_t panel, int64_t n_panels, int64_t t) {
@@ -148,7 +160,7 @@ MatmulOut out_of(const Job& job, const CpuWeight::Segment& s, int64_t panel, int
 }
 
 void run_few_floats(const Job& job, const CpuWeight::Segment& s, int64_t panel, int64_t t0, int64_t t1) {
-  const uint8_t* w = s.data.data() + panel * s.panel_bytes;
+  const uint8_t* w = s.data.data() + panel * s.layout.bytes;
   for (int64_t t = t0; t < t1;) {
     const int count = next_float_block(t1 - t);
     const int used = static_cast<int>(std::min<int64_t>(count, t1 - t));
@@ -158,11 +170,6 @@ void run_few_floats(const Job& job, const CpuWeight::Segment& s, int64_t panel, 
   }
 }
 
-struct Room {  // one worker's
-  uint8_t* codes = nullptr;
-  float *sums = nullptr, *values = nullptr;
-};
-
 constexpr int64_t kRange = 192;  // inputs at a time: two float32 panels and a block of tokens in the first-level cache
 
 // Panels [panel, panel + n), n = 1 or 2, times the inputs [k0, k0 + n_k); 16-bit types are widened once.
@@ -171,7 +178,7 @@ void run_range(const Job& job, const CpuWeight::Segment& s, int64_t panel, int n
                int64_t t1, float* values, float* sums) {
   const float* w[2];
   for (int i = 0; i < n; ++i) {
-    const uint8_t* from = s.data.data() + (panel + i) * s.panel_bytes + k0 * kPanelRows * (s.floats == kF32 ? 4 : 2);
+    const uint8_t* from = s.data.data() + (panel + i) * s.layout.bytes + k0 * kPanelRows * (s.floats == kF32 ? 4 : 2);
     float* wide = values + i * kRange * kPanelRows;
     if (s.floats != kF32) job.kernels.widen[s.floats](from, n_k * kPanelRows, wide);
     w[i] = s.floats == kF32 ? reinterpret_cast<const float*>(from) : wide;
@@ -218,7 +225,7 @@ void run_pair_range(const Job& job, const CpuWeight::Segment& s, int64_t panel, 
   for (int i = 0; i < terms; ++i) {
     const uint32_t* w[2];
     for (int j = 0; j < n; ++j)
-      w[j] = reinterpret_cast<const uint32_t*>(s.data.data() + (panel + j) * s.panel_bytes) +
+      w[j] = reinterpret_cast<const uint32_t*>(s.data.data() + (panel + j) * s.layout.bytes) +
              (kTerms[i].weight * cols + k0) / 2 * kPanelRows;
     const uint16_t* inputs = job.scratch.pairs.data() + kTerms[i].input * low_inputs + k0 * kTileTokens;
     for (int64_t t = t0; t < t1; t += 2 * kTileTokens) {
@@ -243,12 +250,12 @@ void run_pairs(const Job& job, const CpuWeight::Segment& s, int64_t p0, int64_t 
   if (job.amx) job.amx->release();
 }
 
-void run_few(const Job& job, const CpuWeight::Segment& s, int64_t panel, int64_t t0, int64_t t1) {
-  const QuantPanel w = panel_of(s, panel, job.cols);
+void run_few(const Job& job, const CpuWeight::Segment& s, int64_t panel, int64_t t0, int64_t t1, const Room& room) {
+  const QuantPanel w = panel_of(s, panel + room.shift, job.cols);
   for (int64_t t = t0; t < t1;) {
     const int count = next_quant_block(t1 - t);
-    job.kernels.few[s.form][s.affine.sub == 16](w, block_of(job.scratch, t, count, t1 - t, job.cols),
-                                                out_of(job, s, panel, 1, t));
+    job.kernels.few[s.layout.form][s.layout.affine.sub == 16](w, block_of(job.scratch, t, count, t1 - t, job.cols),
+                                                              out_of(job, s, panel, 1, t));
     t += count;
   }
 }
@@ -267,15 +274,15 @@ QuantPanel part_of(const QuantPanel& w, int64_t sub, int64_t k0, int64_t n_k) {
 
 // Panels [panel, panel + n), n = 1 or 2, a range of inputs after the other: codes become bytes once for all tokens.
 void run_many(const Job& job, const CpuWeight::Segment& s, int64_t panel, int n, int64_t t0, int64_t t1, Room room) {
-  const int64_t sub = s.affine.sub;
+  const int64_t sub = s.layout.affine.sub;
   for (int64_t k0 = 0; k0 < job.cols; k0 += kQuantRange) {
     const int64_t n_k = std::min(kQuantRange, job.cols - k0);
     QuantPanel w[2];
     for (int i = 0; i < n; ++i) {
-      w[i] = part_of(panel_of(s, panel + i, job.cols), sub, k0, n_k);
-      if (s.form == kBytes) continue;
+      w[i] = part_of(panel_of(s, panel + i + room.shift, job.cols), sub, k0, n_k);
+      if (s.layout.form == kBytes) continue;
       uint8_t* bytes = room.codes + i * kQuantRange * kPanelRows;
-      job.kernels.expand[s.form](w[i], bytes);
+      job.kernels.expand[s.layout.form](w[i], bytes);
       w[i].codes = bytes;
     }
     for (int64_t t = t0; t < t1;) {
@@ -290,13 +297,13 @@ void run_many(const Job& job, const CpuWeight::Segment& s, int64_t panel, int n,
 
 // Panels [p0, p1) by tiles, one panel and 16 tokens at a time.
 void run_tiles(const Job& job, const CpuWeight::Segment& s, int64_t p0, int64_t p1, int64_t t0, int64_t t1, Room room) {
-  const int64_t sub = s.affine.sub;
+  const int64_t sub = s.layout.affine.sub;
   job.amx->shape(sub == 16 ? TileShape::integer16 : TileShape::integer32);
   for (int64_t panel = p0; panel < p1; ++panel)
     for (int64_t k0 = 0; k0 < job.cols; k0 += kQuantRange) {
       const int64_t n_k = std::min(kQuantRange, job.cols - k0);
-      QuantPanel w = part_of(panel_of(s, panel, job.cols), sub, k0, n_k);
-      job.kernels.expand[s.form](w, room.codes);
+      QuantPanel w = part_of(panel_of(s, panel + room.shift, job.cols), sub, k0, n_k);
+      job.kernels.expand[s.layout.form](w, room.codes);
       if (w.offset != 0) job.amx->recentre(room.codes, n_k * kPanelRows, w.offset);
       w.codes = room.codes;
       for (int64_t t = t0; t < t1; t += kTileTokens) {
@@ -310,20 +317,46 @@ void run_tiles(const Job& job, const CpuWeight::Segment& s, int64_t p0, int64_t 
 
 constexpr int64_t kMany = 16;  // tokens from which expanding codes pays
 
+// Panels [p0, p1) of a quantised segment, packed, times the tokens [t0, t1).
+void run_packed(const Job& job, const CpuWeight::Segment& s, int64_t p0, int64_t p1, int64_t t0, int64_t t1,
+                const Room& room) {
+  if (job.tiles) {
+    run_tiles(job, s, p0, p1, t0, t1, room);
+  } else if (t1 - t0 < kMany) {
+    for (int64_t p = p0; p < p1; ++p) run_few(job, s, p, t0, t1, room);
+  } else {
+    for (int64_t p = p0; p < p1; p += 2) run_many(job, s, p, p1 - p >= 2 ? 2 : 1, t0, t1, room);
+  }
+}
+
+// The same while they are still in the file, two at a time. Those that pass lie in the place of the first panels, two
+// for each worker; the few of a small segment in their own.
+void run_from_file(const Job& job, const CpuWeight::Segment& s, int64_t p0, int64_t p1, int64_t t0, int64_t t1,
+                   Room room) {
+  const bool passing = job.packing == Packing::pass && panels_of(s.n_rows) >= 2 * job.workers;
+  for (int64_t p = p0; p < p1; p += 2) {
+    room.shift = passing ? 2 * room.worker - p : 0;
+    const int64_t end = std::min(p1, p + 2);
+    for (int64_t i = p; i < end; ++i) pack_one(s, i, i + room.shift);
+    run_packed(job, s, p, end, t0, t1, room);
+  }
+}
+
 // Panels [p0, p1) of a segment times the tokens [t0, t1).
 void run_panels(const Job& job, const CpuWeight::Segment& s, int64_t p0, int64_t p1, int64_t t0, int64_t t1,
                 Room room) {
-  const bool floating = s.affine.bits == 0;
   if (s.pairs) {
     run_pairs(job, s, p0, p1, t0, t1, room.sums);
-  } else if (!floating && job.tiles) {
-    run_tiles(job, s, p0, p1, t0, t1, room);
+  } else if (s.layout.affine.bits > 0) {
+    if (job.packing == Packing::done) {
+      run_packed(job, s, p0, p1, t0, t1, room);
+    } else {
+      run_from_file(job, s, p0, p1, t0, t1, room);
+    }
   } else if (t1 - t0 < kMany) {
-    for (int64_t p = p0; p < p1; ++p) floating ? run_few_floats(job, s, p, t0, t1) : run_few(job, s, p, t0, t1);
-  } else if (floating) {
-    run_many_floats(job, s, p0, p1, t0, t1, room);
+    for (int64_t p = p0; p < p1; ++p) run_few_floats(job, s, p, t0, t1);
   } else {
-    for (int64_t p = p0; p < p1; p += 2) run_many(job, s, p, p1 - p >= 2 ? 2 : 1, t0, t1, room);
+    run_many_floats(job, s, p0, p1, t0, t1, room);
   }
 }
 
@@ -346,6 +379,18 @@ Cut cut_of(const CpuWeight& w, int64_t n_tokens, int64_t workers) {
   return cut;
 }
 
+// What this product does to the panels: see the head of cpu_weight.h.
+Packing next_packing(const CpuWeight& w, bool one_pass, ThreadPool& pool) {
+  if (w.packed) return Packing::done;
+  if (!one_pass) {
+    pack_all(w, pool);
+    return Packing::done;
+  }
+  w.packed = w.seen;
+  w.seen = true;
+  return w.packed ? Packing::keep : Packing::pass;
+}
+
 }  // namespace
 
 void cpu_matmul(ThreadPool& pool, const MatmulKernels& kernels, Mat out, const CpuWeight& w, ConstMat x,
@@ -364,8 +409,9 @@ void cpu_matmul(ThreadPool& pool, const MatmulKernels& kernels, Mat out, const C
     if (scratch.totals.size() < sums * workers) scratch.totals = Buffer<float>(sums * workers);
     if (w.floating && scratch.values.size() < range * workers) scratch.values = Buffer<float>(range * workers);
   }
-  const Job job{kernels, amx, tiles, out, w.cols, bias, scratch};
   const Cut cut = cut_of(w, x.rows, pool.size());
+  const Packing packing = next_packing(w, x.rows <= cut.tokens, pool);
+  const Job job{kernels, amx, tiles, out, w.cols, bias, scratch, packing, pool.size()};
   int64_t n_groups = 0;
   for (const auto& s : w.segments) n_groups += (panels_of(s.n_rows) + cut.panels - 1) / cut.panels;
   const int64_t n_items = n_groups * ((x.rows + cut.tokens - 1) / cut.tokens);
@@ -373,6 +419,7 @@ void cpu_matmul(ThreadPool& pool, const MatmulKernels& kernels, Mat out, const C
   pool.run([&](int worker, int) {
     const auto index = static_cast<size_t>(worker);
     Room room{};
+    room.worker = worker;
     if (scratch.codes.size() > 0) room.codes = scratch.codes.data() + index * share;
     if (scratch.totals.size() > 0) room.sums = scratch.totals.data() + index * sums;
     if (scratch.values.size() > 0) room.values = scratch.values.data() + index * range;

@@ -1,4 +1,7 @@
-// Weight matrices on the CPU: GGUF tensors repacked once at load into the panels of kernels/cpu/matmul.h.
+// Weight matrices on the CPU: GGUF tensors repacked into the panels of kernels/cpu/matmul.h. Float types are packed at
+// load. Quantised ones stay in the file's mapping until their second product: the first, a short prompt's, packs each
+// panel into a corner of its worker's, which the caches hold, and throws it away, so that the first token waits for
+// reading the file and not for new memory. A product of more tokens than one pass takes packs everything before.
 #pragma once
 
 #include <vector>
@@ -8,6 +11,7 @@
 #include "kernels/cpu/amx.h"
 #include "kernels/cpu/dispatch.h"
 #include "kernels/cpu/matmul.h"
+#include "kernels/cpu/pack.h"
 #include "kernels/quant/dequant.h"
 
 namespace foveal {
@@ -17,18 +21,19 @@ class CpuWeight : public Weight {
   // Rows [first_row, first_row + n_rows) of the matrix: one GGUF tensor.
   struct Segment {
     int64_t first_row = 0, n_rows = 0;
-    AffineFormat affine;      // bits == 0: float panels
-    Codes form = kBytes;      // how the panel holds its codes
-    Floats floats = kF32;     // type of float panels
-    bool pairs = false;       // panels in bfloat16, kernels/cpu/amx.h;
-    bool split = false;       // and after each panel of high parts that of the low ones
-    int64_t panel_bytes = 0;  // units, d, m, codes, each on a line of its own | values
-    int64_t d_offset = 0, m_offset = 0, code_offset = 0;
-    Buffer<uint8_t> data;
+    PanelLayout layout;    // affine.bits == 0: float panels, of which only `bytes` counts
+    TensorInfo tensor;     // quantised: the source
+    Floats floats = kF32;  // type of float panels
+    bool pairs = false;    // panels in bfloat16, kernels/cpu/amx.h;
+    bool split = false;    // and after each panel of high parts that of the low ones
+    mutable Buffer<uint8_t> data;
   };
   std::vector<Segment> segments;
   TensorInfo table;  // for embed_rows: the tensor as it lies in the file
   bool quantised = false, floating = false, paired = false, split = false;  // kinds of segments
+  // Of the quantised segments: whether their panels are there, whether a product has read them. Products of a weight
+  // come one at a time.
+  mutable bool packed = true, seen = false;
 };
 
 // Activations packed for the kernels; grows to the largest matrix seen.
@@ -50,6 +55,9 @@ inline int64_t panels_of(int64_t rows) {
 enum class FloatPacking { exact, bf16, bf16x3 };
 WeightPtr pack_weight(std::span<const TensorInfo* const> parts, Isa isa, ThreadPool& pool,
                       FloatPacking packing = FloatPacking::exact);
+void pack_all(const CpuWeight& w, ThreadPool& pool);
+// A quantised segment's panel to the place of panel `place`.
+void pack_one(const CpuWeight::Segment& s, int64_t panel, int64_t place);
 WeightPtr table_weight(const TensorInfo& t);
 Buffer<float> dequantize_tensor(const TensorInfo& t);
 void cpu_matmul(ThreadPool& pool, const MatmulKernels& kernels, Mat out, const CpuWeight& w, ConstMat x,

@@ -7,6 +7,7 @@
 #include "engine/core/thread_pool.h"
 #include "kernels/cpu/matmul.h"
 #include "kernels/cpu/ops.h"
+#include "kernels/cpu/pack.h"
 #include "kernels/quant/dequant.h"
 
 namespace foveal {
@@ -26,9 +27,7 @@ int64_t packed_bytes(const TensorInfo& t) {
     const bool wide = t.type == TensorType::F32;
     return panels * cols * kPanelRows * (wide ? 4 : 2);
   }
-  const Codes form = f.table ? kTable : f.bits == 4 ? kNibbles : f.bits == 5 ? kFive : f.bits == 6 ? kSix : kBytes;
-  const int64_t scale_bytes = (cols / f.sub * kPanelRows * 2 + 63) / 64 * 64;
-  return panels * (kPanelRows * 4 + scale_bytes * (f.mins ? 2 : 1) + cols / 32 * code_bytes(form));
+  return panels * panel_layout(f, cols).bytes;
 }
 
 WeightPtr HeaderBackend::load_matrix(std::span<const TensorInfo* const> parts) {

@@ -40,13 +40,15 @@ void put_floats(const Eight& e, float* out) {
   }
 }
 
-// Returns the scale that belongs to the codes.
-float put_codes(const Eight& e, int offset, uint8_t* codes) {
+float code_scale(const Eight& e) {
+  return e.shift != 0 ? e.scale * 0.125f : e.scale;
+}
+
+void put_codes(const Eight& e, int offset, uint8_t* codes) {
   for (int j = 0; j < 8; ++j) {
     const int entry = element(e.entry, j), plain = e.signs >> j & 1 ? -entry : entry;
     codes[j] = static_cast<uint8_t>(offset + (e.shift != 0 ? 8 * entry + e.shift : plain));
   }
-  return e.shift != 0 ? e.scale * 0.125f : e.scale;
 }
 
 uint64_t pair(uint32_t first, uint32_t second) {
@@ -185,7 +187,14 @@ void dequantize_codebook(TensorType type, const uint8_t* src, float* dst, int64_
 }
 
 void unpack_codebook(TensorType type, const uint8_t* src, int64_t n, int offset, int sub, uint8_t* codes, float* d) {
-  visit(type, src, n, [=](int64_t at, const Eight& e) { d[at / sub] = put_codes(e, offset, codes + at); });
+  visit(type, src, n, [=](int64_t at, const Eight& e) {
+    put_codes(e, offset, codes + at);
+    d[at / sub] = code_scale(e);
+  });
+}
+
+void codebook_scales(TensorType type, const uint8_t* src, int64_t n, int sub, float* d) {
+  visit(type, src, n, [=](int64_t at, const Eight& e) { d[at / sub] = code_scale(e); });
 }
 
 }  // namespace foveal

@@ -282,6 +282,22 @@ void unpack_affine(TensorType type, const void* src, int64_t n, uint8_t* codes, 
   }
 }
 
+void affine_scales(TensorType type, const void* src, int64_t n, float* d, float* m) {
+  const TypeTraits& t = traits_of(type);
+  const AffineFormat f = affine_format(type);
+  const auto* p = static_cast<const uint8_t*>(src);
+  if (is_codebook(type)) return codebook_scales(type, p, n, f.sub, d);
+  for (int64_t b = 0; b < n / t.block_elements; ++b, p += t.block_bytes) {
+    const int64_t sub = b * t.block_elements / f.sub;
+    visit(
+        type, p, [](int, int) {},
+        [&](int s, float scale, float min) {
+          d[sub + s] = scale;
+          if (f.mins) m[sub + s] = min;
+        });
+  }
+}
+
 void dequantize_row(TensorType type, const void* src, float* dst, int64_t n) {
   const auto* p = static_cast<const uint8_t*>(src);
   const AffineFormat f = affine_format(type);

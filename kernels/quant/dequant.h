@@ -22,5 +22,7 @@ struct AffineFormat {
 AffineFormat affine_format(TensorType type);
 // codes [n], d and m [n / sub] (m untouched without mins).
 void unpack_affine(TensorType type, const void* src, int64_t n, uint8_t* codes, float* d, float* m);
+// d and m alone.
+void affine_scales(TensorType type, const void* src, int64_t n, float* d, float* m);
 
 }  // namespace foveal

@@ -199,7 +199,7 @@ TEST(bias_is_added_last) {
   }
 }
 
-// A tensor with a scale that is no number is multiplied as floats: its other rows are what they were.
+// A scale that is no number spoils its row alone.
 TEST(infinite_scales_stay_in_their_row) {
   std::mt19937 rng(8);
   const Case c{TensorType::Q4_K, 20, 256};
@@ -212,7 +212,6 @@ TEST(infinite_scales_stay_in_their_row) {
   const TensorInfo* part = &t;
   ThreadPool pool(1);
   const WeightPtr packed = pack_weight(std::span(&part, 1), detect_isa(), pool);
-  CHECK(static_cast<const CpuWeight&>(*packed).floating);
   std::vector<float> out(2 * 20);
   MatmulScratch scratch;
   cpu_matmul(pool, matmul_kernels(detect_isa()), Mat(out.data(), 2, 20), static_cast<const CpuWeight&>(*packed), x.view,
@@ -294,6 +293,41 @@ TEST(threads_and_token_counts_change_nothing) {
       const auto one = product(t, x.view.rows_at(i, 1), isa, 2, nullptr);
       CHECK(std::equal(one.begin(), one.end(), all.begin() + i * c.rows));
     }
+  }
+}
+
+// The first product reads the file, the second packs for good, later ones find that done; a large one packs at once.
+TEST(the_same_before_and_after_packing) {
+  std::mt19937 rng(9);
+  for (const Case& c : kCases) {
+    const Case tall{c.type, 16 * 13 + 3, c.cols};  // room for the passing panels of three workers
+    const auto raw = random_tensor(tall.type, tall.rows, tall.cols, rng);
+    const TensorInfo t = info_of(tall, raw);
+    const TensorInfo* part = &t;
+    const bool floating = affine_format(c.type).bits == 0;
+    const Input x = random_rows(300, c.cols, rng);
+    const auto expected = product(t, x.view, detect_isa(), 1, nullptr);
+    std::vector<float> out(expected.size());
+    for (const int threads : {1, 3})
+      for (const int64_t first : {1, 20, 300}) {
+        ThreadPool pool(threads);
+        const WeightPtr w = pack_weight(std::span(&part, 1), detect_isa(), pool);
+        const auto& weight = static_cast<const CpuWeight&>(*w);
+        MatmulScratch scratch;
+        const auto run = [&](int64_t tokens) {
+          std::fill(out.begin(), out.end(), -99.0f);
+          cpu_matmul(pool, matmul_kernels(detect_isa()), Mat(out.data(), tokens, tall.rows), weight,
+                     x.view.rows_at(0, tokens), nullptr, scratch, amx_kernels(detect_isa()));
+          if (!std::equal(out.begin(), out.begin() + tokens * tall.rows, expected.begin()))
+            check::failed(traits_of(c.type).name, static_cast<int>(tokens), cat("first ", first, ", ", threads));
+        };
+        CHECK_EQ(weight.packed, floating);
+        run(first);
+        CHECK_EQ(weight.packed, floating || first == 300);
+        run(20);
+        CHECK(weight.packed);
+        for (const int64_t tokens : {1, 300}) run(tokens);
+      }
   }
 }
 
