@@ -5,10 +5,14 @@ from pathlib import Path
 
 import pytest
 
-TESTS = sorted(p.stem for p in Path(__file__).parent.glob("*/test_*.cpp"))
+
+def ctest_name(path: Path) -> str:
+    """tests/kv/test_store.cpp: test_store; tests/cuda/backend/test_sessions.cpp: cuda_backend_sessions (see cmake/)."""
+    folders = path.relative_to(Path(__file__).parent).parent.parts
+    return "_".join([*folders, path.stem.removeprefix("test_")]) if folders[0] == "cuda" else path.stem
 
 
-@pytest.mark.parametrize("name", TESTS)
+@pytest.mark.parametrize("name", sorted(map(ctest_name, Path(__file__).parent.rglob("test_*.cpp"))))
 def test_cpp(name: str, cpp_build: Path) -> None:
     command = ["ctest", "--test-dir", str(cpp_build), "-R", f"^{name}$", "--output-on-failure", "--no-tests=error"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
