@@ -257,6 +257,21 @@ def test_where_nothing_is_right_only_divergence_counts(questions: Path, tmp_path
     assert "KL to the whole cache" in (tmp_path / "prose" / "plot.svg").read_text()
 
 
+def test_rows_of_a_needle_are_counted_in_thirds_of_the_layers() -> None:
+    needles, window = harness("needles"), harness("needles").WINDOW
+    n = 100 + window
+    kept = [[np.array([0, 98, 99, 100]), np.array([10, 11])]] + [[np.array([10])] * 2] * 4  # layers 0 and 1 to 4
+    newest, *thirds = needles.shares(kept, np.array([10, 11]), n, 3)
+    assert newest == pytest.approx((2 / 3) / 10)  # one head of ten has two of its three within the newest 3
+    assert thirds == pytest.approx([(0.5 + 0.5) / 2, 0.5, 0.5])
+    tokenizer = foveal.Model(DATA / "text_mistral" / "model-f16.gguf", threads=1)
+    parts = ["The secret number of the castle is 4821.", "\n\nNot 48 21."]
+    ids = tokenizer.tokenize("".join(parts))
+    rows = needles.number_rows(tokenizer, parts, "4821", len(ids) + 5)
+    assert tokenizer.detokenize([ids[i - 5] for i in rows]).strip() == "4821"
+    assert len(needles.number_rows(tokenizer, parts, "9999", len(ids))) == 0
+
+
 def test_a_model_without_a_template_goes_on_with_the_text() -> None:
     plain = foveal.Model(DATA / "text_mistral" / "model-f16.gguf", threads=1)  # its file has none
 
