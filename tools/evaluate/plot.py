@@ -36,8 +36,11 @@ def panel(x0: int, rows: list[dict[str, Any]], title: str, kind: str) -> list[st
         y = high * i / 4
         shown = f"{100 * y:.0f} %" if kind == "right" else f"{y:.3g}"
         out.append(text(x0 + LEFT - 6, at(xs[0], y)[1] + 4, shown, "end"))
-    for x in {round(x): x for x in xs}.values():
-        out.append(text(at(x, 0)[0], TOP + h + 18, f"{x:.0f}", "middle"))
+    last = -math.inf
+    for x in xs:  # labels that would run into each other are left out
+        if at(x, 0)[0] - last >= 24:
+            last = at(x, 0)[0]
+            out.append(text(last, TOP + h + 18, f"{x:.0f}", "middle"))
     out.append(text(x0 + LEFT + w / 2, TOP + h + 36, "rows kept per head", "middle"))
     y = at(xs[0], full[kind])[1]
     out.append(f'<path d="M{x0 + LEFT} {y:.1f}h{w}" stroke="#000" stroke-dasharray="2 3" fill="none"/>')
