@@ -37,10 +37,10 @@ struct ModelOptions {
   int gpu_layers = -1;                             // the last layers go to the GPU; -1 = as many as fit
   int threads = 0;                                 // 0 = physical cores
   int image_min_tokens = 0, image_max_tokens = 0;  // 0 = the file's or the family's own limits
-  // "f32" | "bf16" | "bf16x3": products of the picture encoder's transformer. The two with bfloat16 are faster on CPUs
-  // that have AMX (unsupported elsewhere); bf16 leaves embeddings within a per cent, bf16x3 near f32
-  // (docs/performance.md).
-  std::string vision_precision = "f32";
+  // "auto" | "f32" | "bf16" | "bf16x3": products of the picture encoder's transformer. The two with bfloat16 are faster
+  // on CPUs that have AMX (unsupported elsewhere): bf16 leaves embeddings within a per cent, bf16x3 within 1e-5, near
+  // f32 (docs/performance.md). auto: bf16x3 where the CPU has AMX, f32 elsewhere.
+  std::string vision_precision = "auto";
   Progress progress;
 };
 

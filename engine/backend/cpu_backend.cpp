@@ -27,12 +27,12 @@ std::string CpuBackend::name() const {
 }
 
 WeightPtr CpuBackend::load_matrix(std::span<const TensorInfo* const> parts) {
-  return pack_weight(parts, isa_, pool_);
+  return pack_weight(parts);
 }
 
 WeightPtr CpuBackend::load_matrix_bf16(std::span<const TensorInfo* const> parts, bool split) {
   if (!amx_) return Backend::load_matrix_bf16(parts, split);
-  return pack_weight(parts, isa_, pool_, split ? FloatPacking::bf16x3 : FloatPacking::bf16);
+  return pack_weight(parts, split ? FloatProducts::bf16x3 : FloatProducts::bf16);
 }
 
 WeightPtr CpuBackend::load_table(const TensorInfo& t) {

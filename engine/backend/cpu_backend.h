@@ -19,6 +19,7 @@ class CpuBackend final : public Backend {
   std::string name() const override;
 
   WeightPtr load_matrix(std::span<const TensorInfo* const> parts) override;
+  bool has_bf16() override { return amx_ != nullptr; }
   WeightPtr load_matrix_bf16(std::span<const TensorInfo* const> parts, bool split) override;
   WeightPtr load_table(const TensorInfo& t) override;
   Buffer<float> load_floats(const TensorInfo& t) override;

@@ -128,6 +128,7 @@ struct Job {
   int64_t cols;
   const float* bias;
   MatmulScratch& scratch;
+  bool split;
   Packing packing;
   int64_t workers;
 };
@@ -151,6 +152,11 @@ struct Room {  // one worker's
   int64_t shift = 0;  // from a panel to where it lies packed
 };
 
+// A float panel from input k0 on.
+const uint8_t* float_panel(const CpuWeight::Segment& s, int64_t panel, int64_t k0, const Room& room) {
+  return s.data.data() + (panel + room.shift) * s.layout.bytes + k0 * kPanelRows * (s.floats == kF32 ? 4 : 2);
+}
+
 // Where the results of token t and the given panels go.
 MatmulOut out_of(const Job& job, const CpuWeight::Segment& s, int64_t panel, int64_t n_panels, int64_t t) {
   const int64_t in_segment = panel * kPanelRows, row = s.first_row + in_segment;
@@ -159,8 +165,9 @@ MatmulOut out_of(const Job& job, const CpuWeight::Segment& s, int64_t panel, int
           job.bias ? job.bias + row : nullptr};
 }
 
-void run_few_floats(const Job& job, const CpuWeight::Segment& s, int64_t panel, int64_t t0, int64_t t1) {
-  const uint8_t* w = s.data.data() + panel * s.layout.bytes;
+void run_few_floats(const Job& job, const CpuWeight::Segment& s, int64_t panel, int64_t t0, int64_t t1,
+                    const Room& room) {
+  const uint8_t* w = float_panel(s, panel, 0, room);
   for (int64_t t = t0; t < t1;) {
     const int count = next_float_block(t1 - t);
     const int used = static_cast<int>(std::min<int64_t>(count, t1 - t));
@@ -175,11 +182,11 @@ constexpr int64_t kRange = 192;  // inputs at a time: two float32 panels and a b
 // Panels [panel, panel + n), n = 1 or 2, times the inputs [k0, k0 + n_k); 16-bit types are widened once.
 // sums: [tokens][n][16].
 void run_range(const Job& job, const CpuWeight::Segment& s, int64_t panel, int n, int64_t k0, int64_t n_k, int64_t t0,
-               int64_t t1, float* values, float* sums) {
+               int64_t t1, const Room& room, float* sums) {
   const float* w[2];
   for (int i = 0; i < n; ++i) {
-    const uint8_t* from = s.data.data() + (panel + i) * s.layout.bytes + k0 * kPanelRows * (s.floats == kF32 ? 4 : 2);
-    float* wide = values + i * kRange * kPanelRows;
+    const uint8_t* from = float_panel(s, panel + i, k0, room);
+    float* wide = room.values + i * kRange * kPanelRows;
     if (s.floats != kF32) job.kernels.widen[s.floats](from, n_k * kPanelRows, wide);
     w[i] = s.floats == kF32 ? reinterpret_cast<const float*>(from) : wide;
   }
@@ -202,8 +209,7 @@ void run_many_floats(const Job& job, const CpuWeight::Segment& s, int64_t p0, in
   for (int64_t k0 = 0; k0 < job.cols; k0 += kRange) {
     const int64_t n_k = std::min(kRange, job.cols - k0);
     for (int64_t p = p0; p < p1; p += 2)
-      run_range(job, s, p, p1 - p >= 2 ? 2 : 1, k0, n_k, t0, t1, room.values,
-                room.sums + (p - p0) * tokens * kPanelRows);
+      run_range(job, s, p, p1 - p >= 2 ? 2 : 1, k0, n_k, t0, t1, room, room.sums + (p - p0) * tokens * kPanelRows);
   }
 }
 
@@ -215,18 +221,24 @@ struct Term {
 };
 constexpr Term kTerms[3] = {{0, 0}, {1, 0}, {0, 1}};
 
-// One or two panels times tokens [t0, t1), inputs [k0, k0 + n_k).
+// One or two panels times tokens [t0, t1), inputs [k0, k0 + n_k), as many as tiles hold: of those past the last one
+// the parts are zeros.
 void run_pair_range(const Job& job, const CpuWeight::Segment& s, int64_t panel, int n, int64_t k0, int64_t n_k,
-                    int64_t t0, int64_t t1, float* sums) {
+                    int64_t t0, int64_t t1, const Room& room, float* sums) {
   const int64_t cols = bf16_cols(job.cols), stride = kTileTokens * cols;
   const int64_t low_inputs = (job.out.rows + kTileTokens - 1) / kTileTokens * stride;
+  constexpr int64_t kPart = kBf16Range / 2 * kPanelRows;
+  uint32_t* parts[2][2];  // [high, low][panel]
+  for (int j = 0; j < n; ++j) {
+    for (int low = 0; low < 2; ++low) parts[low][j] = reinterpret_cast<uint32_t*>(room.values) + (2 * j + low) * kPart;
+    (job.amx ? job.amx->pairs : scalar::pairs)(s.floats, float_panel(s, panel + j, k0, room),
+                                               std::min(n_k, job.cols - k0), parts[0][j],
+                                               job.split ? parts[1][j] : nullptr);
+  }
   const auto product = job.amx ? job.amx->product_bf16 : scalar::product_bf16;
-  const int terms = s.split ? 3 : 1;
+  const int terms = job.split ? 3 : 1;
   for (int i = 0; i < terms; ++i) {
-    const uint32_t* w[2];
-    for (int j = 0; j < n; ++j)
-      w[j] = reinterpret_cast<const uint32_t*>(s.data.data() + (panel + j) * s.layout.bytes) +
-             (kTerms[i].weight * cols + k0) / 2 * kPanelRows;
+    const uint32_t* const* w = parts[kTerms[i].weight];
     const uint16_t* inputs = job.scratch.pairs.data() + kTerms[i].input * low_inputs + k0 * kTileTokens;
     for (int64_t t = t0; t < t1; t += 2 * kTileTokens) {
       const auto used = static_cast<int>(std::min(2 * kTileTokens, t1 - t));
@@ -239,14 +251,14 @@ void run_pair_range(const Job& job, const CpuWeight::Segment& s, int64_t panel, 
 
 // The same in bfloat16, two blocks of tokens at a time.
 void run_pairs(const Job& job, const CpuWeight::Segment& s, int64_t p0, int64_t p1, int64_t t0, int64_t t1,
-               float* sums) {
+               const Room& room) {
   const int64_t cols = bf16_cols(job.cols);
   const int64_t tokens = (t1 - t0 + 2 * kTileTokens - 1) / (2 * kTileTokens) * (2 * kTileTokens);
   if (job.amx) job.amx->shape(TileShape::bf16);
   for (int64_t k0 = 0; k0 < cols; k0 += kBf16Range)
     for (int64_t p = p0; p < p1; p += 2)
-      run_pair_range(job, s, p, p1 - p >= 2 ? 2 : 1, k0, std::min(kBf16Range, cols - k0), t0, t1,
-                     sums + (p - p0) * tokens * kPanelRows);
+      run_pair_range(job, s, p, p1 - p >= 2 ? 2 : 1, k0, std::min(kBf16Range, cols - k0), t0, t1, room,
+                     room.sums + (p - p0) * tokens * kPanelRows);
   if (job.amx) job.amx->release();
 }
 
@@ -317,46 +329,45 @@ void run_tiles(const Job& job, const CpuWeight::Segment& s, int64_t p0, int64_t 
 
 constexpr int64_t kMany = 16;  // tokens from which expanding codes pays
 
-// Panels [p0, p1) of a quantised segment, packed, times the tokens [t0, t1).
+// Panels [p0, p1) of a segment, packed, times the tokens [t0, t1).
 void run_packed(const Job& job, const CpuWeight::Segment& s, int64_t p0, int64_t p1, int64_t t0, int64_t t1,
                 const Room& room) {
-  if (job.tiles) {
+  const bool floating = s.layout.affine.bits == 0;
+  if (s.pairs) {
+    run_pairs(job, s, p0, p1, t0, t1, room);
+  } else if (!floating && job.tiles) {
     run_tiles(job, s, p0, p1, t0, t1, room);
   } else if (t1 - t0 < kMany) {
-    for (int64_t p = p0; p < p1; ++p) run_few(job, s, p, t0, t1, room);
+    for (int64_t p = p0; p < p1; ++p)
+      floating ? run_few_floats(job, s, p, t0, t1, room) : run_few(job, s, p, t0, t1, room);
+  } else if (floating) {
+    run_many_floats(job, s, p0, p1, t0, t1, room);
   } else {
     for (int64_t p = p0; p < p1; p += 2) run_many(job, s, p, p1 - p >= 2 ? 2 : 1, t0, t1, room);
   }
 }
 
-// The same while they are still in the file, two at a time. Those that pass lie in the place of the first panels, two
-// for each worker; the few of a small segment in their own.
-void run_from_file(const Job& job, const CpuWeight::Segment& s, int64_t p0, int64_t p1, int64_t t0, int64_t t1,
-                   Room room) {
-  const bool passing = job.packing == Packing::pass && panels_of(s.n_rows) >= 2 * job.workers;
-  for (int64_t p = p0; p < p1; p += 2) {
-    room.shift = passing ? 2 * room.worker - p : 0;
-    const int64_t end = std::min(p1, p + 2);
-    for (int64_t i = p; i < end; ++i) pack_one(s, i, i + room.shift);
-    run_packed(job, s, p, end, t0, t1, room);
-  }
+// Panels that a worker packs at a time.
+int64_t packed_at_once(const CpuWeight::Segment& s, int64_t n_tokens) {
+  return s.pairs || (s.layout.affine.bits == 0 && n_tokens >= kMany) ? kFloatPanels : 2;
 }
 
-// Panels [p0, p1) of a segment times the tokens [t0, t1).
-void run_panels(const Job& job, const CpuWeight::Segment& s, int64_t p0, int64_t p1, int64_t t0, int64_t t1,
-                Room room) {
-  if (s.pairs) {
-    run_pairs(job, s, p0, p1, t0, t1, room.sums);
-  } else if (s.layout.affine.bits > 0) {
-    if (job.packing == Packing::done) {
-      run_packed(job, s, p0, p1, t0, t1, room);
-    } else {
-      run_from_file(job, s, p0, p1, t0, t1, room);
-    }
-  } else if (t1 - t0 < kMany) {
-    for (int64_t p = p0; p < p1; ++p) run_few_floats(job, s, p, t0, t1);
-  } else {
-    run_many_floats(job, s, p0, p1, t0, t1, room);
+// Whether there is room for passing panels: they lie in the place of the first ones, so many for each worker.
+bool has_passing_room(const CpuWeight::Segment& s, int64_t n_tokens, int64_t workers) {
+  return panels_of(s.n_rows) >= packed_at_once(s, n_tokens) * workers;
+}
+
+// The same while they are still in the file. In a small segment passing panels lie in their own place.
+void run_from_file(const Job& job, const CpuWeight::Segment& s, int64_t p0, int64_t p1, int64_t t0, int64_t t1,
+                   const Room& from) {
+  const bool passing = job.packing == Packing::pass && has_passing_room(s, job.out.rows, job.workers);
+  const int64_t step = packed_at_once(s, job.out.rows);
+  Room room = from;
+  for (int64_t p = p0; p < p1; p += step) {
+    room.shift = passing ? step * room.worker - p : 0;
+    const int64_t end = std::min(p1, p + step);
+    for (int64_t i = p; i < end; ++i) pack_one(s, i, i + room.shift);
+    run_packed(job, s, p, end, t0, t1, room);
   }
 }
 
@@ -379,16 +390,20 @@ Cut cut_of(const CpuWeight& w, int64_t n_tokens, int64_t workers) {
   return cut;
 }
 
-// What this product does to the panels: see the head of cpu_weight.h.
-Packing next_packing(const CpuWeight& w, bool one_pass, ThreadPool& pool) {
+// What this product does to the panels: see the head of cpu_weight.h. `passes`: how often it reads the weights. Floats
+// are turned around faster than many tokens are multiplied by them.
+Packing next_packing(const CpuWeight& w, int64_t passes, int64_t n_tokens, ThreadPool& pool) {
   if (w.packed) return Packing::done;
-  if (!one_pass) {
-    pack_all(w, pool);
-    return Packing::done;
-  }
-  w.packed = w.seen;
+  bool can_pass = passes <= (w.quantised ? 1 : 2) && !w.seen;
+  for (const auto& s : w.segments) can_pass = can_pass && (passes == 1 || has_passing_room(s, n_tokens, pool.size()));
   w.seen = true;
-  return w.packed ? Packing::keep : Packing::pass;
+  if (can_pass) return Packing::pass;
+  if (passes == 1) {
+    w.packed = true;
+    return Packing::keep;
+  }
+  pack_all(w, pool);
+  return Packing::done;
 }
 
 }  // namespace
@@ -400,18 +415,19 @@ void cpu_matmul(ThreadPool& pool, const MatmulKernels& kernels, Mat out, const C
   if (tiles) pack_tiles(pool, *amx, x, scratch);
   if (w.paired) pack_pairs(pool, amx, w.split, x, scratch);
   const auto workers = static_cast<size_t>(pool.size());
-  constexpr size_t share = 2 * kQuantRange * kPanelRows, range = 2 * kRange * kPanelRows;
+  constexpr size_t share = 2 * kQuantRange * kPanelRows, range = 2 * kBf16Range * kPanelRows;
   const size_t sums =
       static_cast<size_t>(w.floating || w.paired ? kFloatPanels * (kFloatTokens + 24) : 2 * (kQuantTokens + 24)) *
       kPanelRows;
   if (x.rows >= kMany || w.paired) {
     if (w.quantised && scratch.codes.size() < share * workers) scratch.codes = Buffer<uint8_t>(share * workers);
     if (scratch.totals.size() < sums * workers) scratch.totals = Buffer<float>(sums * workers);
-    if (w.floating && scratch.values.size() < range * workers) scratch.values = Buffer<float>(range * workers);
+    if ((w.floating || w.paired) && scratch.values.size() < range * workers)
+      scratch.values = Buffer<float>(range * workers);
   }
   const Cut cut = cut_of(w, x.rows, pool.size());
-  const Packing packing = next_packing(w, x.rows <= cut.tokens, pool);
-  const Job job{kernels, amx, tiles, out, w.cols, bias, scratch, packing, pool.size()};
+  const Packing packing = next_packing(w, (x.rows + cut.tokens - 1) / cut.tokens, x.rows, pool);
+  const Job job{kernels, amx, tiles, out, w.cols, bias, scratch, w.split, packing, pool.size()};
   int64_t n_groups = 0;
   for (const auto& s : w.segments) n_groups += (panels_of(s.n_rows) + cut.panels - 1) / cut.panels;
   const int64_t n_items = n_groups * ((x.rows + cut.tokens - 1) / cut.tokens);
@@ -430,7 +446,7 @@ void cpu_matmul(ThreadPool& pool, const MatmulKernels& kernels, Mat out, const C
         const int64_t panels = panels_of(s.n_rows), groups = (panels + cut.panels - 1) / cut.panels;
         if (group < groups) {
           const int64_t p0 = group * cut.panels, p1 = std::min(panels, p0 + cut.panels);
-          run_panels(job, s, p0, p1, t0, t1, room);
+          (packing == Packing::done ? run_packed : run_from_file)(job, s, p0, p1, t0, t1, room);
           break;
         }
         group -= groups;

@@ -1,7 +1,7 @@
-// Weight matrices on the CPU: GGUF tensors repacked into the panels of kernels/cpu/matmul.h. Float types are packed at
-// load. Quantised ones stay in the file's mapping until their second product: the first, a short prompt's, packs each
-// panel into a corner of its worker's, which the caches hold, and throws it away, so that the first token waits for
-// reading the file and not for new memory. A product of more tokens than one pass takes packs everything before.
+// Weight matrices on the CPU: GGUF tensors, repacked into the panels of kernels/cpu/matmul.h at their second product.
+// The first, a short prompt's or a picture's, packs each panel into a corner of its worker's, which the caches hold,
+// and throws it away, so that the first token waits for reading the file and not for new memory. A product of more
+// tokens than that pays for packs everything before.
 #pragma once
 
 #include <vector>
@@ -21,19 +21,18 @@ class CpuWeight : public Weight {
   // Rows [first_row, first_row + n_rows) of the matrix: one GGUF tensor.
   struct Segment {
     int64_t first_row = 0, n_rows = 0;
+    TensorInfo tensor;     // in the file's mapping
     PanelLayout layout;    // affine.bits == 0: float panels, of which only `bytes` counts
-    TensorInfo tensor;     // quantised: the source
     Floats floats = kF32;  // type of float panels
-    bool pairs = false;    // panels in bfloat16, kernels/cpu/amx.h;
-    bool split = false;    // and after each panel of high parts that of the low ones
+    bool pairs = false;    // they are multiplied in bfloat16, kernels/cpu/amx.h
     mutable Buffer<uint8_t> data;
   };
   std::vector<Segment> segments;
-  TensorInfo table;  // for embed_rows: the tensor as it lies in the file
-  bool quantised = false, floating = false, paired = false, split = false;  // kinds of segments
-  // Of the quantised segments: whether their panels are there, whether a product has read them. Products of a weight
-  // come one at a time.
-  mutable bool packed = true, seen = false;
+  TensorInfo table;                                          // for embed_rows: the tensor as it lies in the file
+  bool quantised = false, floating = false, paired = false;  // kinds of segments
+  bool split = false;                                        // bfloat16 by two parts of each factor
+  // Whether the panels are there, whether a product has read the file. Products of a weight come one at a time.
+  mutable bool packed = false, seen = false;
 };
 
 // Activations packed for the kernels; grows to the largest matrix seen.
@@ -44,19 +43,19 @@ struct MatmulScratch {
   Buffer<int32_t> sums[2];  // over 32 | 16 inputs
   Buffer<float> fsums[2];
   Buffer<uint8_t> codes;         // a range of two panels as bytes for each worker
-  Buffer<float> totals, values;  // its sums so far | a range of two panels as float32
+  Buffer<float> totals, values;  // its sums so far | a range of two panels as float32 or in bfloat16
 };
 
 inline int64_t panels_of(int64_t rows) {
   return (rows + kPanelRows - 1) / kPanelRows;
 }
 
-// How float types are held: as they are, or in bfloat16 (kernels/cpu/amx.h).
-enum class FloatPacking { exact, bf16, bf16x3 };
-WeightPtr pack_weight(std::span<const TensorInfo* const> parts, Isa isa, ThreadPool& pool,
-                      FloatPacking packing = FloatPacking::exact);
+// How float types are multiplied: as they are, or in bfloat16 (kernels/cpu/amx.h).
+enum class FloatProducts { exact, bf16, bf16x3 };
+// Reads nothing yet: the tensors' data must outlive the weight.
+WeightPtr pack_weight(std::span<const TensorInfo* const> parts, FloatProducts floats = FloatProducts::exact);
 void pack_all(const CpuWeight& w, ThreadPool& pool);
-// A quantised segment's panel to the place of panel `place`.
+// A segment's panel to the place of panel `place`.
 void pack_one(const CpuWeight::Segment& s, int64_t panel, int64_t place);
 WeightPtr table_weight(const TensorInfo& t);
 Buffer<float> dequantize_tensor(const TensorInfo& t);

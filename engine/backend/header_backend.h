@@ -14,12 +14,14 @@ int64_t packed_bytes(const TensorInfo& t);
 struct CpuScratch {
   int64_t quantised = 0,
           packed = 0;  // activations of the largest product, in numbers, as each kind of kernels packs them
+  int64_t pairs = 0;   // the same in bfloat16
   int64_t worker = 0;  // floats of one worker in attention
   int64_t parts = 0;   // floats of partial results of decode attention
 
   void attention(int64_t n_head_kv, int64_t group, int64_t head_dim, int64_t rows);  // of a text model
   void encoder(int64_t head_dim);
   void product(int64_t rows, int64_t cols, bool quantised);
+  void bf16_product(int64_t rows, int64_t cols, bool split);
   void add(const CpuScratch& other);
   int64_t bytes(int threads) const;  // 0: as many as make_cpu_backend takes
 };
@@ -32,6 +34,7 @@ class HeaderBackend final : public Backend {
 
   std::string name() const override { return "none"; }
   WeightPtr load_matrix(std::span<const TensorInfo* const> parts) override;
+  bool has_bf16() override;  // as make_cpu_backend's
   WeightPtr load_matrix_bf16(std::span<const TensorInfo* const> parts, bool split) override;
   WeightPtr load_table(const TensorInfo& t) override;
   Buffer<float> load_floats(const TensorInfo& t) override;  // zeros
@@ -59,6 +62,9 @@ class HeaderBackend final : public Backend {
   void row_norm(float*, const void*, KvType, int64_t, int64_t) override {}
   void patch_rows(Mat, const float*, int64_t, int64_t, int64_t) override {}
   void merge_rows(Mat, ConstMat, std::span<const int32_t>, int64_t) override {}
+
+ private:
+  WeightPtr count(std::span<const TensorInfo* const> parts, int bf16_parts);
 };
 
 }  // namespace foveal

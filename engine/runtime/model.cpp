@@ -12,10 +12,12 @@ namespace foveal {
 namespace {
 
 VisionPrecision precision_of(const std::string& name) {
+  if (name == "auto") return VisionPrecision::automatic;
   if (name == "f32") return VisionPrecision::f32;
   if (name == "bf16") return VisionPrecision::bf16;
   if (name == "bf16x3") return VisionPrecision::bf16x3;
-  fail(ErrorCode::invalid_argument, "vision_precision: found ", quoted(name), ", expected 'f32', 'bf16' or 'bf16x3'");
+  fail(ErrorCode::invalid_argument, "vision_precision: found ", quoted(name),
+       ", expected 'auto', 'f32', 'bf16' or 'bf16x3'");
 }
 
 const char* file_type_name(int64_t type) {

@@ -92,8 +92,9 @@ Linear Loader::linear(const std::string& prefix, int64_t in, int64_t out) const 
 }
 
 WeightPtr Loader::product(std::span<const TensorInfo* const> parts) const {
-  if (precision == VisionPrecision::f32) return backend.load_matrix(parts);
-  return backend.load_matrix_bf16(parts, precision == VisionPrecision::bf16x3);
+  const bool exact = precision == VisionPrecision::automatic ? !backend.has_bf16() : precision == VisionPrecision::f32;
+  if (exact) return backend.load_matrix(parts);
+  return backend.load_matrix_bf16(parts, precision != VisionPrecision::bf16);
 }
 
 Linear Loader::block_linear(const std::string& prefix, int64_t in, int64_t out) const {

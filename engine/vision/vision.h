@@ -40,12 +40,12 @@ struct Tile {
   int width = 0, height = 0;
 };
 
-enum class VisionPrecision { f32, bf16, bf16x3 };
+enum class VisionPrecision { automatic, f32, bf16, bf16x3 };  // automatic: bf16x3 where the backend has it
 
 struct VisionOptions {
   int min_tokens = 0, max_tokens = 0;  // rows per picture; 0: the file's or the family's own
   // The transformer's products: float32, bfloat16 (an error of its own), or three of those, nearly as exact as float32.
-  VisionPrecision precision = VisionPrecision::f32;
+  VisionPrecision precision = VisionPrecision::automatic;
 };
 
 using CancelFlag = std::atomic<bool>;

@@ -67,7 +67,7 @@ struct Mlp {
 class Loader {
  public:
   // precision: of what `product` loads.
-  Loader(const Gguf& file, Backend& backend, VisionPrecision precision = VisionPrecision::f32)
+  Loader(const Gguf& file, Backend& backend, VisionPrecision precision = VisionPrecision::automatic)
       : file(file), backend(backend), precision(precision) {}
   Buffer<float> floats(const std::string& name, int64_t n) const;
   Buffer<float> optional_floats(const std::string& name, int64_t n) const;  // empty when absent

@@ -50,6 +50,8 @@ struct AmxKernels {
   // The first `used` tokens of a block rounded to nearest even, then zeros; `rest`: what that rounding left over,
   // rounded.
   void (*pack_bf16)(const float* x, int64_t x_stride, int used, int64_t cols, bool rest, uint16_t* to);
+  // n inputs of a float panel -> such panels of their bfloat16 and, unless null, of what that rounding leaves over.
+  void (*pairs)(Floats type, const void* values, int64_t n, uint32_t* high, uint32_t* low);
   // One or two panels. sums: [token][panels][16].
   void (*product_bf16)(const uint32_t* const* panels, int n_panels, const Bf16Tokens&, const RangeSums&,
                        const MatmulOut&);
@@ -68,6 +70,7 @@ static constexpr uint16_t bf16_of_bits(uint32_t bits) {
 namespace scalar {
 // The specification of products in bfloat16, shaped as the tiles are.
 void pack_bf16(const float* x, int64_t x_stride, int used, int64_t cols, bool rest, uint16_t* to);
+void pairs(Floats type, const void* values, int64_t n, uint32_t* high, uint32_t* low);
 void product_bf16(const uint32_t* const* panels, int n_panels, const Bf16Tokens& x, const RangeSums& r,
                   const MatmulOut& o);
 }  // namespace scalar

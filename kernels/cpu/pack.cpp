@@ -91,6 +91,15 @@ void turn_eight(const uint8_t* rows, int64_t row_bytes, int64_t k, uint16_t* to)
   for (int i = 0; i < 8; ++i) store(to + (k + i) * kPanelRows, s[i]);
 }
 
+// to[k * 16 + row] = number k of row, for 16 rows of n 16-bit numbers.
+void turn_halves(const uint8_t* rows, int64_t row_bytes, int64_t n, uint16_t* to) {
+  int64_t k = 0;
+  for (; k + 8 <= n; k += 8)
+    for (int half = 0; half < 2; ++half) turn_eight(rows + half * 8 * row_bytes, row_bytes, k, to + half * 8);
+  for (; k < n; ++k)
+    for (int64_t r = 0; r < kRows; ++r) to[k * kRows + r] = load<uint16_t>(rows + r * row_bytes + 2 * k);
+}
+
 template <class T>
 const uint8_t* bytes_of(const T& object) {
   return reinterpret_cast<const uint8_t*>(&object);
@@ -368,14 +377,14 @@ void words_of(TensorType type, const TypeTraits& t, Codes form, const uint8_t* p
 
 // ---- rows into columns
 
-// to[w * 16 + row] = from[row * stride + w] for `n` words w.
-void turn_words(const uint32_t* from, int64_t stride, int n, uint32_t* to) {
+// to[w * 16 + row] = word w of row, for 16 rows of n words.
+void turn_words(const uint8_t* rows, int64_t row_bytes, int n, uint32_t* to) {
   int w = 0;
   for (; w + 4 <= n; w += 4)
     for (int r = 0; r < kRows; r += 4) {
-      const uint32_t* p = from + r * stride + w;
-      const auto a = load<Words>(p), b = load<Words>(p + stride);
-      const auto c = load<Words>(p + 2 * stride), d = load<Words>(p + 3 * stride);
+      const uint8_t* p = rows + r * row_bytes + 4 * w;
+      const auto a = load<Words>(p), b = load<Words>(p + row_bytes);
+      const auto c = load<Words>(p + 2 * row_bytes), d = load<Words>(p + 3 * row_bytes);
       const Words ac = __builtin_shufflevector(a, c, 0, 4, 1, 5), ac2 = __builtin_shufflevector(a, c, 2, 6, 3, 7);
       const Words bd = __builtin_shufflevector(b, d, 0, 4, 1, 5), bd2 = __builtin_shufflevector(b, d, 2, 6, 3, 7);
       store(to + w * kRows + r, __builtin_shufflevector(ac, bd, 0, 4, 1, 5));
@@ -384,7 +393,7 @@ void turn_words(const uint32_t* from, int64_t stride, int n, uint32_t* to) {
       store(to + (w + 3) * kRows + r, __builtin_shufflevector(ac2, bd2, 2, 6, 3, 7));
     }
   for (; w < n; ++w)
-    for (int r = 0; r < kRows; ++r) to[w * kRows + r] = from[r * stride + w];
+    for (int r = 0; r < kRows; ++r) to[w * kRows + r] = load<uint32_t>(rows + r * row_bytes + 4 * w);
 }
 
 void pack_codes(const Rows& w, Codes form, uint32_t* codes) {
@@ -396,20 +405,12 @@ void pack_codes(const Rows& w, Codes form, uint32_t* codes) {
     const uint8_t* p = w.data + k / w.traits.block_elements * w.traits.block_bytes;
     for (int r = 0; r < w.n; ++r, p += w.bytes) words_of(w.type, w.traits, form, p, n, words + r * kMostWords);
     const int n_words = static_cast<int>(n / 32) * per_group;
-    turn_words(words, kMostWords, n_words, codes);
+    turn_words(bytes_of(words), 4 * kMostWords, n_words, codes);
     codes += n_words * kRows;
   }
 }
 
 }  // namespace
-
-void turn_halves(const uint8_t* rows, int64_t row_bytes, int64_t n, uint16_t* to) {
-  int64_t k = 0;
-  for (; k + 8 <= n; k += 8)
-    for (int half = 0; half < 2; ++half) turn_eight(rows + half * 8 * row_bytes, row_bytes, k, to + half * 8);
-  for (; k < n; ++k)
-    for (int64_t r = 0; r < kRows; ++r) to[k * kRows + r] = load<uint16_t>(rows + r * row_bytes + 2 * k);
-}
 
 PanelLayout panel_layout(const AffineFormat& f, int64_t cols) {
   PanelLayout l;
@@ -437,6 +438,21 @@ void pack_panel(TensorType type, const uint8_t* rows, int64_t row_bytes, int n, 
   }
   std::memcpy(panel, units.of, sizeof units.of);
   pack_codes(w, layout.form, reinterpret_cast<uint32_t*>(panel + layout.code_offset));
+}
+
+void pack_float_panel(int64_t element_bytes, const uint8_t* rows, int64_t row_bytes, int n, int64_t cols,
+                      uint8_t* panel) {
+  if (n == kRows && element_bytes == 2) {
+    turn_halves(rows, row_bytes, cols, reinterpret_cast<uint16_t*>(panel));
+  } else if (n == kRows) {
+    turn_words(rows, row_bytes, static_cast<int>(cols), reinterpret_cast<uint32_t*>(panel));
+  } else {
+    std::memset(panel, 0, static_cast<size_t>(cols * kRows * element_bytes));
+    for (int r = 0; r < n; ++r)
+      for (int64_t k = 0; k < cols; ++k)
+        std::memcpy(panel + (k * kRows + r) * element_bytes, rows + r * row_bytes + k * element_bytes,
+                    static_cast<size_t>(element_bytes));
+  }
 }
 
 }  // namespace foveal

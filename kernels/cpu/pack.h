@@ -1,4 +1,4 @@
-// Sixteen rows of a quantised GGUF tensor -> a panel of kernels/cpu/matmul.h.
+// Sixteen rows of a GGUF tensor -> a panel of kernels/cpu/matmul.h.
 #pragma once
 
 #include "kernels/cpu/matmul.h"
@@ -20,7 +20,8 @@ PanelLayout panel_layout(const AffineFormat& affine, int64_t cols);
 void pack_panel(TensorType type, const uint8_t* rows, int64_t row_bytes, int n, int64_t cols, const PanelLayout& layout,
                 uint8_t* panel);
 
-// to[k * 16 + row] = number k of row, for 16 rows of n 16-bit numbers.
-void turn_halves(const uint8_t* rows, int64_t row_bytes, int64_t n, uint16_t* to);
+// The same of floats of 2 or 4 bytes: [k][row].
+void pack_float_panel(int64_t element_bytes, const uint8_t* rows, int64_t row_bytes, int n, int64_t cols,
+                      uint8_t* panel);
 
 }  // namespace foveal

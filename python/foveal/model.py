@@ -36,7 +36,7 @@ class Model:
         threads: int | None = None,
         image_min_tokens: int | None = None,
         image_max_tokens: int | None = None,
-        vision_precision: Literal["f32", "bf16", "bf16x3"] = "f32",
+        vision_precision: Literal["auto", "f32", "bf16", "bf16x3"] = "auto",
         *,
         chat_template: str | None = None,
         progress: Progress | None = None,
@@ -48,14 +48,15 @@ class Model:
 
         threads: None takes the physical cores. image_min_tokens, image_max_tokens: rows per picture, None for the
         file's or the family's own limits. vision_precision: "bf16" multiplies in bfloat16 in the picture encoder,
-        faster on CPUs with AMX and with an error of its own; "bf16x3" in parts of bfloat16, nearly as exact as "f32".
+        faster on CPUs with AMX and with an error of its own; "bf16x3" in parts of bfloat16, nearly as exact as "f32";
+        "auto" is "bf16x3" on CPUs with AMX and "f32" elsewhere.
         chat_template: a name of ``chat_template_names()``, or "jinja" for the
         file's own template in Jinja2's sandbox; None recognises the file's.
         """
         if not isinstance(device, str):
             raise ArgumentError(f"device: found {device!r:.60}, expected 'auto', 'cpu', 'cuda' or 'cuda:N'")
-        if vision_precision not in ("f32", "bf16", "bf16x3"):
-            raise ArgumentError(f"vision_precision: found {vision_precision!r:.60}, expected f32, bf16 or bf16x3")
+        if vision_precision not in ("auto", "f32", "bf16", "bf16x3"):
+            raise ArgumentError(f"vision_precision: found {vision_precision!r:.60}, expected auto, f32, bf16 or bf16x3")
         self._progress = progress or Progress()
         self._native = _foveal.Model.load(
             path=path_bytes("path", path),

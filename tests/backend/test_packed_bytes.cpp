@@ -34,7 +34,7 @@ TEST(every_type_shape_and_instruction_set) {
           const int64_t least = traits->block_elements == 1 ? 32 : traits->block_elements;
           const Zeros w(static_cast<TensorType>(id), least * blocks, rows);
           const TensorInfo* part = &w.info;
-          const WeightPtr packed = pack_weight({&part, 1}, isas.items[i], pool);
+          const WeightPtr packed = pack_weight({&part, 1});
           if (static_cast<int64_t>(packed->bytes) != packed_bytes(w.info))
             check::failed(__FILE__, __LINE__,
                           cat(traits->name, " ", w.info.shape(), " ", isa_name(isas.items[i]), ": ", packed->bytes,
@@ -51,7 +51,7 @@ TEST(columns_that_are_no_multiple_of_32) {
     for (const int64_t cols : {1, 7, 33, 100}) {
       const Zeros w(type, cols, 21);
       const TensorInfo* part = &w.info;
-      CHECK_EQ(static_cast<int64_t>(pack_weight({&part, 1}, Isa::scalar, pool)->bytes), packed_bytes(w.info));
+      CHECK_EQ(static_cast<int64_t>(pack_weight({&part, 1})->bytes), packed_bytes(w.info));
     }
 }
 
@@ -60,7 +60,7 @@ TEST(several_tensors_as_one_matrix) {
   const Zeros a(TensorType::Q4_K, 512, 40), b(TensorType::Q6_K, 512, 17), c(TensorType::F16, 512, 3);
   const TensorInfo* parts[] = {&a.info, &b.info, &c.info};
   HeaderBackend header;
-  const WeightPtr counted = header.load_matrix(parts), packed = pack_weight(parts, Isa::scalar, pool);
+  const WeightPtr counted = header.load_matrix(parts), packed = pack_weight(parts);
   CHECK_EQ(counted->bytes, packed->bytes);
   CHECK_EQ(static_cast<size_t>(header.weight_bytes), packed->bytes);
 }

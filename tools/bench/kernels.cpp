@@ -154,7 +154,7 @@ void product(const Bench& b, TensorType type, int64_t rows, int64_t cols, std::i
   std::vector<WeightPtr> copies;
   size_t held = 0;
   do {
-    copies.push_back(pack_weight(std::span(&part, 1), b.isa, b.pool));
+    copies.push_back(pack_weight(std::span(&part, 1)));
     pack_all(static_cast<const CpuWeight&>(*copies.back()), b.pool);
     held += copies.back()->bytes;
   } while (held < (size_t{96} << 20));

@@ -2,7 +2,7 @@
 the first token (loading included).
 
     python tools/bench/vision.py --case NAME MODEL.gguf MMPROJ.gguf PICTURE [--case ...] --foveal build/foveal
-        --llama-mtmd PATH/llama-mtmd-cli [--rounds 5] [--threads 2] [--vision-precision f32]
+        --llama-mtmd PATH/llama-mtmd-cli [--rounds 5] [--threads 2] [--vision-precision auto]
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--llama-mtmd", required=True)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", default="2")
-    parser.add_argument("--vision-precision", default="f32")
+    parser.add_argument("--vision-precision", default="auto")
     args = parser.parse_args()
     print("| picture | measured | Foveal, ms | llama.cpp, ms | ratio |\n| --- | --- | --- | --- | ---: |")
     for name, model, mmproj, picture in args.case:

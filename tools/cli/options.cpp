@@ -161,7 +161,7 @@ const std::vector<Flag>& flags() {
        [](const Given& g) { g.o.image_min_tokens = g.count(1); }},
       {"--image-max-tokens", "N", TALK | PLAN, "most rows per picture",
        [](const Given& g) { g.o.image_max_tokens = g.count(1); }},
-      {"--vision-precision", "NAME", TALK, "products of the picture encoder: f32, bf16, bf16x3 (f32)",
+      {"--vision-precision", "NAME", TALK, "products of the picture encoder: auto, f32, bf16, bf16x3 (auto)",
        [](const Given& g) { g.o.vision_precision = g.value; }},
       {"--temp", "X", TALK, "temperature, 0 = greedy (0)",
        [](const Given& g) { g.o.generate.sample.temperature = g.number(); }},

@@ -208,6 +208,41 @@ static void pack_bf16(const float* x, int64_t x_stride, int used, int64_t cols, 
     }
 }
 
+FOVEAL_INLINE __m512 load16(Floats type, const void* values, int64_t k) {
+  const auto* halves = static_cast<const uint16_t*>(values) + k * kPanelRows;
+  if (type == kF16) return half16(halves);
+  if (type == kF32) return _mm512_loadu_ps(static_cast<const float*>(values) + k * kPanelRows);
+  const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(halves));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+}
+
+FOVEAL_INLINE void put_pair(__m512 even, __m512 odd, uint32_t* to) {
+  const auto bits = [](__m512 v) __attribute__((always_inline)) {
+    const __m256bh rounded = _mm512_cvtneps_pbh(v);
+    __m256i words;
+    std::memcpy(&words, &rounded, 32);
+    return _mm512_cvtepu16_epi32(words);
+  };
+  _mm512_storeu_si512(to, _mm512_or_si512(bits(even), _mm512_slli_epi32(bits(odd), 16)));
+}
+
+template <Floats Type>
+FOVEAL_INLINE void pairs_of(const void* values, int64_t n, uint32_t* high, uint32_t* low) {
+  const int64_t filled = (n + kTileInputs - 1) / kTileInputs * kTileInputs;
+  for (int64_t k = 0; k < filled; k += 2) {
+    const __m512 even = k < n ? load16(Type, values, k) : _mm512_setzero_ps();
+    const __m512 odd = k + 1 < n ? load16(Type, values, k + 1) : _mm512_setzero_ps();
+    put_pair(even, odd, high + k / 2 * kPanelRows);
+    if (low) put_pair(left_over(even), left_over(odd), low + k / 2 * kPanelRows);
+  }
+}
+
+static void pairs(Floats type, const void* values, int64_t n, uint32_t* high, uint32_t* low) {
+  if (type == kF16) return pairs_of<kF16>(values, n, high, low);
+  if (type == kBF16) return pairs_of<kBF16>(values, n, high, low);
+  return pairs_of<kF32>(values, n, high, low);
+}
+
 template <int Panels, int Blocks>
 static void bf16_of(const uint32_t* const* panels, const Bf16Tokens& x, const RangeSums& r, const MatmulOut& o) {
   const int64_t stride = Panels * kPanelRows * 4;  // bytes between the sums of two tokens
@@ -253,6 +288,7 @@ static void product_bf16(const uint32_t* const* panels, int n_panels, const Bf16
 }
 
 extern const AmxKernels kernels;
-const AmxKernels kernels = {shape, release, quantize, recentre, {product<32>, product<16>}, pack_bf16, product_bf16};
+const AmxKernels kernels = {shape,     release, quantize,    recentre, {product<32>, product<16>},
+                            pack_bf16, pairs,   product_bf16};
 
 }  // namespace foveal::avx512amx

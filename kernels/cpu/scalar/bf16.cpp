@@ -18,6 +18,25 @@ void pack_bf16(const float* x, int64_t x_stride, int used, int64_t cols, bool re
       }
 }
 
+static float number(Floats type, const void* values, int64_t i) {
+  if (type == kF32) return static_cast<const float*>(values)[i];
+  const uint16_t bits = static_cast<const uint16_t*>(values)[i];
+  return type == kF16 ? half_to_float(bits) : bits_float(uint32_t{bits} << 16);
+}
+
+void pairs(Floats type, const void* values, int64_t n, uint32_t* high, uint32_t* low) {
+  const int64_t filled = (n + kTileInputs - 1) / kTileInputs * kTileInputs;
+  for (int64_t k = 0; k < filled; ++k)
+    for (int64_t row = 0; row < kPanelRows; ++row) {
+      const float v = k < n ? number(type, values, k * kPanelRows + row) : 0.0f;
+      const uint32_t bits = bf16_of_bits(float_bits(v));
+      const uint32_t rest = bf16_of_bits(float_bits(v - bits_float(bits << 16)));
+      const int64_t at = k / 2 * kPanelRows + row;
+      high[at] = k % 2 == 0 ? bits : high[at] | bits << 16;
+      if (low) low[at] = k % 2 == 0 ? rest : low[at] | rest << 16;
+    }
+}
+
 static float flushed(float v) {
   return std::fabs(v) < 0x1p-126f ? std::copysign(0.0f, v) : v;
 }

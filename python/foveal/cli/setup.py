@@ -77,7 +77,7 @@ def load_model(o: argparse.Namespace) -> tuple[Model, Progress]:
             threads=o.threads,
             image_min_tokens=getattr(o, "image_min_tokens", None),
             image_max_tokens=getattr(o, "image_max_tokens", None),
-            vision_precision=getattr(o, "vision_precision", "f32"),
+            vision_precision=getattr(o, "vision_precision", "auto"),
             chat_template=getattr(o, "chat_template", None),
             progress=progress,
         )
