@@ -1,10 +1,11 @@
 # The whole engine on the CUDA backend with kernels that the host shim runs: needs neither the CUDA toolkit nor a GPU.
+file(GLOB cuda_backend_sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/engine/backend/cuda_*.cpp)
 file(GLOB cuda_backend_tests CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/tests/cuda/backend/test_*.cpp)
 foreach(source ${cuda_backend_tests})
   get_filename_component(name ${source} NAME_WE)
   string(REGEX REPLACE "^test_" "cuda_backend_" name ${name})
   # Its own definitions of what the library's no_cuda.cpp answers come first.
-  add_executable(${name} ${source} tests/cuda/backend/host_device.cpp engine/backend/cuda_backend.cpp)
+  add_executable(${name} ${source} tests/cuda/backend/host_device.cpp ${cuda_backend_sources})
   target_link_libraries(${name} PRIVATE foveal_cuda_shim foveal foveal_flags)
   target_compile_definitions(${name} PRIVATE FOVEAL_TEST_DATA="${CMAKE_CURRENT_SOURCE_DIR}/tests/data")
   add_test(NAME ${name} COMMAND ${name})
@@ -12,10 +13,14 @@ endforeach()
 
 # The same sessions on a card; skipped, and said so, without one.
 if(FOVEAL_CUDA STREQUAL "ON")
-  add_executable(cuda_gpu_sessions tests/cuda/backend/test_sessions.cpp)
-  target_link_libraries(cuda_gpu_sessions PRIVATE foveal foveal_flags)
-  target_compile_definitions(cuda_gpu_sessions PRIVATE FOVEAL_REAL_GPU
-                             FOVEAL_TEST_DATA="${CMAKE_CURRENT_SOURCE_DIR}/tests/data")
-  add_test(NAME cuda_gpu_sessions COMMAND cuda_gpu_sessions)
-  set_tests_properties(cuda_gpu_sessions PROPERTIES SKIP_REGULAR_EXPRESSION "skipped: ")
+  foreach(source ${cuda_backend_tests})
+    get_filename_component(name ${source} NAME_WE)
+    string(REGEX REPLACE "^test_" "cuda_gpu_" name ${name})
+    add_executable(${name} ${source})
+    target_link_libraries(${name} PRIVATE foveal foveal_flags)
+    target_compile_definitions(${name} PRIVATE FOVEAL_REAL_GPU
+                               FOVEAL_TEST_DATA="${CMAKE_CURRENT_SOURCE_DIR}/tests/data")
+    add_test(NAME ${name} COMMAND ${name})
+    set_tests_properties(${name} PROPERTIES SKIP_REGULAR_EXPRESSION "skipped: ")
+  endforeach()
 endif()

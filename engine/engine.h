@@ -32,9 +32,12 @@ std::vector<std::string> list_devices();  // a line each, as --list-devices prin
 using Progress = std::function<void(const char* what, float share)>;
 
 struct ModelOptions {
-  std::string mmproj;                              // "" = text only
-  std::string device = "auto";                     // "auto" | "cpu" | "cuda" | "cuda:N"
-  int gpu_layers = -1;                             // the last layers go to the GPU; -1 = as many as fit
+  std::string mmproj;           // "" = text only
+  std::string device = "auto";  // "auto" | "cpu" | "cuda" | "cuda:N"
+  int gpu_layers = -1;          // the last layers go to the GPU; -1 = as many as fit
+  // "auto" | "on" | "off": layers on the CPU are computed on the GPU while a prompt is read, their weights streamed
+  // through it; auto: where the prompt is long enough for that to be faster.
+  std::string stream_prefill = "auto";
   int threads = 0;                                 // 0 = physical cores
   int image_min_tokens = 0, image_max_tokens = 0;  // 0 = the file's or the family's own limits
   // "auto" | "f32" | "bf16" | "bf16x3": products of the picture encoder's transformer. The two with bfloat16 are faster

@@ -24,6 +24,22 @@ class Weight {
 };
 using WeightPtr = std::unique_ptr<const Weight>;
 
+// Weights of layers that a backend's memory has no room for at once: one layer after the other is copied into one of
+// two slots, while the layer in the other is computed. Layers are numbered without a gap.
+class WeightStream {
+ public:
+  virtual ~WeightStream() = default;
+  // A matrix of layer `il`, as Backend::load_matrix; the file's mapping must outlive it. Good for what is enqueued
+  // between need(il) and need(il + 1).
+  virtual WeightPtr load_matrix(int il, std::span<const TensorInfo* const> parts) = 0;
+  // Before a pass over the layers, also after one that was broken off.
+  virtual void begin() = 0;
+  // Starts copying a layer while what was enqueued for the layer before it runs; in ascending order.
+  virtual void start(int il) = 0;
+  // What is enqueued from here on finds the layer, which was started, in its slot.
+  virtual void need(int il) = 0;
+};
+
 enum class Act { silu, gelu_tanh, gelu_erf, gelu_quick };
 enum class RopeStyle { adjacent, half_split };  // pairs (2i, 2i+1) | (i, i + n_rot/2)
 
@@ -54,6 +70,8 @@ class Backend {
   virtual void copy_in(void* to, const void* host, size_t bytes) { std::memcpy(to, host, bytes); }
   virtual void copy_out(void* host, const void* from, size_t bytes) { std::memcpy(host, from, bytes); }
   virtual void copy(void* to, const void* from, size_t bytes) { std::memmove(to, from, bytes); }  // inside it
+  // Two slots of that many bytes each for layers that don't fit; nullptr: this backend has no use for them.
+  virtual std::unique_ptr<WeightStream> make_weight_stream(size_t) { return nullptr; }
 
   // ---- weights
   // Stacks the tensors by rows; all have the same cols. The file's mapping must outlive the Weight.

@@ -2,9 +2,9 @@
 #include "engine/backend/cuda_backend.h"
 
 #include <algorithm>
-#include <vector>
 
 #include "engine/backend/cpu_weight.h"
+#include "engine/backend/cuda_weight_stream.h"
 #include "engine/core/error.h"
 
 namespace foveal {
@@ -15,12 +15,6 @@ static_assert(static_cast<int>(Act::gelu_quick) == static_cast<int>(cuda::Act::g
               static_cast<int>(Act::gelu_tanh) == static_cast<int>(cuda::Act::gelu_tanh));
 
 namespace {
-
-class CudaWeight final : public Weight {
- public:
-  std::vector<Buffer<uint8_t>> blocks;
-  std::vector<cuda::WeightPart> parts;
-};
 
 cuda::Rows rows(Mat m) {
   return {m.data, m.rows, m.cols, m.stride};
@@ -115,6 +109,11 @@ Buffer<float> CudaBackend::load_floats(const TensorInfo& t) {
   Buffer<float> out(host.size(), device_.get());
   copy_in(out.data(), host.data(), host.bytes());
   return out;
+}
+
+std::unique_ptr<WeightStream> CudaBackend::make_weight_stream(size_t slot_bytes) {
+  return std::make_unique<CudaWeightStream>(*device_, slot_bytes,
+                                            reinterpret_cast<const cuda::Codebooks*>(codebooks_.data()));
 }
 
 void CudaBackend::embed_rows(Mat out, const Weight& w, std::span<const int32_t> ids) {

@@ -1,9 +1,17 @@
 // The operations on one NVIDIA GPU: checks, staging of small host arrays, and the launchers of kernels/cuda/launch.h.
 #pragma once
 
+#include <vector>
+
 #include "engine/backend/cuda_device.h"
 
 namespace foveal {
+
+class CudaWeight final : public Weight {
+ public:
+  std::vector<Buffer<uint8_t>> blocks;  // empty: the parts are in a slot of a weight stream
+  std::vector<cuda::WeightPart> parts;
+};
 
 class CudaBackend final : public Backend {
  public:
@@ -19,6 +27,7 @@ class CudaBackend final : public Backend {
   WeightPtr load_matrix(std::span<const TensorInfo* const> parts) override;
   WeightPtr load_table(const TensorInfo& t) override;
   Buffer<float> load_floats(const TensorInfo& t) override;
+  std::unique_ptr<WeightStream> make_weight_stream(size_t slot_bytes) override;
 
   void embed_rows(Mat out, const Weight& w, std::span<const int32_t> ids) override;
   void matmul(Mat out, const Weight& w, ConstMat x, const float* bias) override;

@@ -21,7 +21,11 @@ class RealDevice final : public CudaDevice {
     check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
   }
   ~RealDevice() override {
-    if (cudaSetDevice(index_) == cudaSuccess) cudaStreamDestroy(stream_);
+    if (cudaSetDevice(index_) != cudaSuccess) return;
+    for (const cudaEvent_t event : marks_)
+      if (event) cudaEventDestroy(event);
+    if (beside_) cudaStreamDestroy(beside_);
+    cudaStreamDestroy(stream_);
   }
   std::string name() const override {
     return cat("cuda:", index_, " (", properties_.name, ", ", properties_.major, ".", properties_.minor, ")");
@@ -46,10 +50,11 @@ class RealDevice final : public CudaDevice {
     check(error, "cudaMalloc");
     return p;
   }
-  // The stream doesn't wait for others, so it is waited for: nothing that runs still uses the block.
+  // The streams don't wait for others, so they are waited for: nothing that runs still uses the block.
   void release(void* p) noexcept override {
     if (cudaSetDevice(index_) != cudaSuccess) return;
     cudaStreamSynchronize(stream_);
+    if (beside_) cudaStreamSynchronize(beside_);
     cudaFree(p);
   }
   void copy_in(void* to, const void* host, size_t bytes) override {
@@ -71,10 +76,49 @@ class RealDevice final : public CudaDevice {
   }
   void end(const char* operation) override { check(cudaGetLastError(), operation); }
 
+  void* allocate_locked(size_t bytes) override {
+    void* p = nullptr;
+    begin();
+    if (cudaHostAlloc(&p, bytes, cudaHostAllocDefault) == cudaSuccess) return p;
+    cudaGetLastError();
+    return nullptr;
+  }
+  void release_locked(void* p) noexcept override {
+    if (cudaSetDevice(index_) != cudaSuccess) return;
+    if (beside_) cudaStreamSynchronize(beside_);
+    cudaFreeHost(p);
+  }
+  void copy_in_beside(void* to, const void* host, size_t bytes) override {
+    check(cudaMemcpyAsync(to, host, bytes, cudaMemcpyHostToDevice, line(true)), "cudaMemcpyAsync beside the work");
+  }
+  void mark(CudaMark m, bool beside) override {
+    const cudaStream_t stream = line(beside);
+    cudaEvent_t& event = marks_[static_cast<size_t>(m)];
+    if (!event) check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreate");
+    check(cudaEventRecord(event, stream), "cudaEventRecord");
+  }
+  void wait(CudaMark m, bool beside) override {
+    const cudaEvent_t event = marks_[static_cast<size_t>(m)];
+    if (event) check(cudaStreamWaitEvent(line(beside), event, 0), "cudaStreamWaitEvent");
+  }
+  void wait_on_host(CudaMark m) override {
+    begin();
+    const cudaEvent_t event = marks_[static_cast<size_t>(m)];
+    if (event) check(cudaEventSynchronize(event), "cudaEventSynchronize");
+  }
+
  private:
+  cudaStream_t line(bool beside) {
+    begin();
+    if (!beside) return stream_;
+    if (!beside_) check(cudaStreamCreateWithFlags(&beside_, cudaStreamNonBlocking), "cudaStreamCreate");
+    return beside_;
+  }
+
   int index_;
   cudaDeviceProp properties_{};
-  cudaStream_t stream_ = nullptr;
+  cudaStream_t stream_ = nullptr, beside_ = nullptr;
+  cudaEvent_t marks_[static_cast<size_t>(CudaMark::count)] = {};
 };
 
 }  // namespace

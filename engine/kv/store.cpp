@@ -258,6 +258,25 @@ void KvStore::compact(int il, int ih, std::span<const int32_t> slots) {
   assign(il, ih, impl_->views[impl_->at(il, ih)], shape_.type, slots, token_index(il, ih));
 }
 
+void KvStore::extend(int il, int ih, KvHead src, int32_t first_index) {
+  const size_t head = impl_->at(il, ih);
+  KvHead& view = impl_->views[head];
+  if (view.len + src.len > impl_->room[head])
+    fail(ErrorCode::state, "kv store: ", src.len, " rows for layer ", il, " without room; reserve comes first");
+  const size_t skip = static_cast<size_t>(view.len) * impl_->row;
+  const KvHead end{static_cast<char*>(view.k) + skip, static_cast<char*>(view.v) + skip, 0};
+  std::vector<int32_t> slots(static_cast<size_t>(src.len));
+  std::iota(slots.begin(), slots.end(), 0);
+  if (rotated()) {
+    impl_->rotate_into(end, shape_, src, slots);
+  } else {
+    backend(il).gather_slots(end, shape_.type, src, KvType::F32, slots, shape_.head_dim);
+  }
+  int32_t* index = impl_->index(head) + view.len;
+  std::iota(index, index + src.len, first_index);
+  view.len += src.len;
+}
+
 void KvStore::read(int il, int ih, KvHead dst, std::span<const int32_t> slots) const {
   const KvHead& from = impl_->views[impl_->at(il, ih)];
   backend(il).gather_slots(dst, KvType::F32, from, shape_.type, slots, shape_.head_dim);

@@ -41,6 +41,9 @@ class KvStore {
   void assign(int il, int ih, KvHead src, KvType src_type, std::span<const int32_t> slots,
               std::span<const int32_t> src_index);
   void compact(int il, int ih, std::span<const int32_t> slots);  // keep only these slots
+  // Appends all rows of src (float32, in the memory of the layer's backend) to one head; they get token indices first,
+  // first+1, ... Room must be reserved.
+  void extend(int il, int ih, KvHead src, int32_t first_index);
   // Rows `slots` of a head as float32 into dst [slots][D] each, in the memory of the layer's backend.
   void read(int il, int ih, KvHead dst, std::span<const int32_t> slots) const;
   void read_out(int il, int ih, KvHead host, std::span<const int32_t> slots) const;  // the same into host memory

@@ -51,6 +51,7 @@ struct LayerScratch {
 struct ModelPart {
   int first = 0, stop = INT_MAX;
   bool embedding = true, output = true;
+  WeightStream* stream = nullptr;  // of the backend: the layers' matrices pass through it; norms and biases stay
 };
 
 class TextModel {

@@ -40,33 +40,33 @@ Buffer<float> stacked_bias(const Gguf& file, Backend& backend, std::span<const P
   return out;
 }
 
-WeightPtr stacked_matrix(const Gguf& file, Backend& backend, std::span<const Part> parts) {
-  std::vector<const TensorInfo*> tensors;
-  for (const Part& part : parts) tensors.push_back(&file.tensor(part.name + ".weight"));
-  return backend.load_matrix(tensors);
-}
-
-BlockWeights load_block(const Gguf& file, Backend& backend, const TextParams& p, int il) {
+BlockWeights load_block(const Gguf& file, Backend& backend, const TextParams& p, int il, WeightStream* stream) {
   const std::string b = "blk." + std::to_string(il) + ".";
   const int64_t n_q = int64_t{p.n_head} * p.head_dim, n_kv = int64_t{p.n_head_kv} * p.head_dim;
   const Part q_k_v[] = {{b + "attn_q", n_q}, {b + "attn_k", n_kv}, {b + "attn_v", n_kv}};
   const Part fused[] = {{b + "attn_qkv", n_q + 2 * n_kv}};
   const Part gate_up[] = {{b + "ffn_gate", p.n_ff}, {b + "ffn_up", p.n_ff}};
+  const Part output[] = {{b + "attn_output", p.n_embd}}, down[] = {{b + "ffn_down", p.n_embd}};
+  const auto matrix = [&](std::span<const Part> parts) {
+    std::vector<const TensorInfo*> tensors;
+    for (const Part& part : parts) tensors.push_back(&file.tensor(part.name + ".weight"));
+    return stream ? stream->load_matrix(il, tensors) : backend.load_matrix(tensors);
+  };
   BlockWeights w;
   w.attn_norm = backend.load_floats(file.tensor(b + "attn_norm.weight"));
   const bool is_fused = file.find_tensor(b + "attn_qkv.weight");
-  w.qkv = stacked_matrix(file, backend, is_fused ? std::span<const Part>(fused) : q_k_v);
+  w.qkv = matrix(is_fused ? std::span<const Part>(fused) : q_k_v);
   w.qkv_bias =
       stacked_bias(file, backend, file.find_tensor(b + "attn_qkv.bias") ? std::span<const Part>(fused) : q_k_v);
   w.q_norm = optional_floats(file, backend, b + "attn_q_norm.weight");
   w.k_norm = optional_floats(file, backend, b + "attn_k_norm.weight");
-  w.attn_output = backend.load_matrix(file.tensor(b + "attn_output.weight"));
+  w.attn_output = matrix(output);
   w.attn_output_bias = optional_floats(file, backend, b + "attn_output.bias");
   w.post_attention_norm = optional_floats(file, backend, b + "post_attention_norm.weight");
   w.ffn_norm = backend.load_floats(file.tensor(b + "ffn_norm.weight"));
-  w.gate_up = stacked_matrix(file, backend, gate_up);
+  w.gate_up = matrix(gate_up);
   w.gate_up_bias = stacked_bias(file, backend, gate_up);
-  w.ffn_down = backend.load_matrix(file.tensor(b + "ffn_down.weight"));
+  w.ffn_down = matrix(down);
   w.ffn_down_bias = optional_floats(file, backend, b + "ffn_down.bias");
   w.post_ffw_norm = optional_floats(file, backend, b + "post_ffw_norm.weight");
   return w;
@@ -80,7 +80,7 @@ DecoderWeights::DecoderWeights(const Gguf& file, Backend& backend, const TextPar
   if (part.embedding) token_embd = backend.load_table(embedding);
   blocks.resize(static_cast<size_t>(p.n_layer));
   for (int il = part.first; il < std::min(part.stop, p.n_layer); ++il)
-    blocks[static_cast<size_t>(il)] = load_block(file, backend, p, il);
+    blocks[static_cast<size_t>(il)] = load_block(file, backend, p, il, part.stream);
   if (!part.output) return;
   output_norm = backend.load_floats(file.tensor("output_norm.weight"));
   output = backend.load_matrix(own_output ? *own_output : embedding);

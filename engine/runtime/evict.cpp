@@ -85,7 +85,8 @@ void SessionImpl::protect_rows(const KvOptions& kv) {
       if (image_of_[i] < 0) protected_[i] = 1;
 }
 
-SelectResult SessionImpl::choose(int il, const KvOptions& kv, int64_t budget, std::span<const KvHead> rows, KvType type,
+SelectResult SessionImpl::choose(Backend& backend, int il, const KvOptions& kv, int64_t budget,
+                                 std::span<const KvHead> rows, KvType type,
                                  std::span<const std::span<const int32_t>> index) {
   const TextParams& p = params();
   std::vector<float> q;
@@ -123,7 +124,7 @@ SelectResult SessionImpl::choose(int il, const KvOptions& kv, int64_t budget, st
   if (!table_r_.empty())
     params.head_weight = std::span(table_r_).subspan(static_cast<size_t>(il) * head_count, head_count);
   params.head_scores = table_scores_;
-  SelectResult chosen = select_rows(store_->backend(il), layer, params);
+  SelectResult chosen = select_rows(backend, layer, params);
   if (!kv.shadow) return chosen;
   for (size_t ih = 0; ih < heads.size(); ++ih) {  // what would go stays
     chosen.keep[ih].resize(static_cast<size_t>(heads[ih].rows.len));
@@ -157,7 +158,8 @@ bool SessionImpl::evict_store_layer(int il, const KvOptions& kv, int64_t budget)
   for (int ih = 0; ih < params().n_head_kv; ++ih) index.push_back(store_->token_index(il, ih));
   int64_t before = 0;
   for (const auto& head : index) before += static_cast<int64_t>(head.size());
-  const SelectResult chosen = choose(il, kv, budget, store_->heads(il), store_->shape().type, index);
+  const SelectResult chosen =
+      choose(store_->backend(il), il, kv, budget, store_->heads(il), store_->shape().type, index);
   for (int ih = 0; ih < params().n_head_kv; ++ih)
     if (static_cast<int64_t>(chosen.keep[static_cast<size_t>(ih)].size()) < store_->len(il, ih))
       store_->compact(il, ih, chosen.keep[static_cast<size_t>(ih)]);

@@ -8,7 +8,8 @@ namespace foveal {
 
 // Ceiling of the KV rows in the GPU's memory, the copy included that an evicting prefill can be taken back with.
 uint64_t SessionImpl::gpu_kv_ceiling() const {
-  const Place& place = model_->places().back();
+  const Place& place = model_->places().back();  // the host's own, when no layers stay on the GPU
+  if (place.backend != model_->gpu()) return 0;
   const auto rows_at_most = [&]() -> double {
     const auto all = static_cast<double>(n_ctx_);
     switch (kv_.budget.kind) {
@@ -34,24 +35,24 @@ uint64_t SessionImpl::gpu_kv_ceiling() const {
 }
 
 void SessionImpl::check_gpu_room() const {
-  if (model_->places().size() < 2) return;
-  const Place& place = model_->places().back();
-  const uint64_t kv = gpu_kv_ceiling(), free = place.backend->free_bytes();
-  const uint64_t scratch = gpu_scratch_bytes(params(), place.stop - place.first, n_ctx_);
+  if (!model_->gpu()) return;
+  const uint64_t kv = gpu_kv_ceiling(), free = model_->gpu()->free_bytes();
+  const uint64_t scratch = gpu_scratch_bytes(params(), model_->gpu_layers(), model_->streams(), n_ctx_);
   if (kv + scratch <= free) return;
   const auto mib = [](uint64_t bytes) { return cat((bytes + (1 << 20) - 1) >> 20, " MiB"); };
   fail(ErrorCode::out_of_memory, "a session of ", n_ctx_, " rows needs ", mib(kv + scratch), " on ",
-       place.backend->name(), " (KV rows ", mib(kv), ", prefill ", mib(scratch), "), found ", mib(free),
-       " free; a smaller n_ctx or kv budget, or gpu_layers below ", place.stop - place.first, " would fit");
+       model_->gpu()->name(), " (KV rows ", mib(kv), ", prefill ", mib(scratch), "), found ", mib(free),
+       " free; a smaller n_ctx or kv budget, or ",
+       model_->gpu_layers() > 0 ? cat("gpu_layers below ", model_->gpu_layers()) : "stream_prefill 'off'",
+       " would fit");
 }
 
 uint64_t SessionImpl::available_for_kv() const {
   const uint64_t host = available_memory();
-  if (model_->places().size() < 2) return host;
-  const Place& place = model_->places().back();
-  const uint64_t scratch = gpu_scratch_bytes(params(), place.stop - place.first, n_ctx_) + kGpuMargin;
-  const uint64_t free = place.backend->free_bytes(), left = free > scratch ? (free - scratch) / 2 : 0;
-  const double share = static_cast<double>(place.stop - place.first) / params().n_layer;
+  if (model_->gpu_layers() == 0) return host;
+  const uint64_t scratch = gpu_scratch_bytes(params(), model_->gpu_layers(), model_->streams(), n_ctx_) + kGpuMargin;
+  const uint64_t free = model_->gpu()->free_bytes(), left = free > scratch ? (free - scratch) / 2 : 0;
+  const double share = static_cast<double>(model_->gpu_layers()) / params().n_layer;
   return std::min(host, static_cast<uint64_t>(static_cast<double>(left) / share));
 }
 

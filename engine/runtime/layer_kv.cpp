@@ -58,6 +58,16 @@ void QueryRing::read(int64_t window, int n_head, int64_t head_dim, std::vector<f
   }
 }
 
+void QueryRing::push_all(const QueryRing& from) {
+  if (from.size_ == 0) return;
+  std::vector<float> rows(from.rows_.size());
+  from.rows_.read(rows.data(), 0, static_cast<int64_t>(rows.size()));
+  for (int64_t i = 0; i < from.size_; ++i) {
+    const int64_t slot = (from.next_ + from.capacity_ - from.size_ + i) % from.capacity_;
+    push(rows.data() + slot * width_, from.index_[static_cast<size_t>(slot)]);
+  }
+}
+
 void QueryRing::drop_from(int32_t token_index) {
   while (size_ > 0) {
     const int64_t newest = (next_ + capacity_ - 1) % capacity_;

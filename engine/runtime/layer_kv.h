@@ -19,6 +19,7 @@ class RingRows {
   size_t bytes() const { return data_.bytes(); }
   void write(int64_t at, const float* from, int64_t n, bool from_host);
   void read(float* host, int64_t at, int64_t n) const;
+  size_t size() const { return data_.size(); }
 
  private:
   Backend* backend_;
@@ -40,6 +41,8 @@ class QueryRing {
   // The newest `window` queries (window <= size) as [n_head][window][D] with their token indices, ascending.
   void read(int64_t window, int n_head, int64_t head_dim, std::vector<float>& q, std::vector<int32_t>& index) const;
   void drop_from(int32_t token_index);  // forget queries of this and later tokens
+  // Pushes all queries of a ring in another backend's memory, oldest first; this one's are on the host.
+  void push_all(const QueryRing& from);
   size_t bytes() const { return rows_.bytes() + index_.size() * sizeof(int32_t); }
 
  private:

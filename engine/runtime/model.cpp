@@ -3,9 +3,11 @@
 
 #include <unistd.h>
 
+#include <cmath>
+
 #include "engine/core/sha256.h"
-#include "engine/runtime/placement.h"
 #include "engine/runtime/session.h"
+#include "engine/runtime/stream_times.h"
 
 namespace foveal {
 
@@ -124,17 +126,7 @@ ModelImpl::ModelImpl(const std::string& path, const ModelOptions& o) : process_(
     report("loading the vision encoder", 0.05f);
     vision_ = load_vision(mmproj_file_, *text_file_, *backend_, {o.image_min_tokens, o.image_max_tokens, precision});
   }
-  report("loading the text model", 0.2f);
-  const int split = params.n_layer - placement.gpu_layers;
-  text_ = load_text_model(text_file_, *backend_, {0, split, true, placement.gpu_layers == 0});
-  places_.push_back({backend_.get(), text_.get(), 0, split});
-  if (placement.gpu_layers > 0) {
-    report("loading onto the GPU", 0.6f);
-    gpu_ = make_cuda_backend(placement.device);
-    gpu_text_ = load_text_model(text_file_, *gpu_, {split, params.n_layer, false, true});
-    places_.push_back({gpu_.get(), gpu_text_.get(), split, params.n_layer});
-  }
-  report("loading the text model", 1.0f);
+  load_layers(placement, o);
   Sha256 sha;
   add_fingerprint(sha, *text_file_);
   if (mmproj_file_) {
@@ -151,7 +143,6 @@ ModelImpl::ModelImpl(const std::string& path, const ModelOptions& o) : process_(
   info_.backend = backend_->name();
   if (gpu_)
     info_.backend = cat(gpu_->name(), ", ", placement.gpu_layers, " of ", params.n_layer, " layers; ", info_.backend);
-  info_.placement = placement.note;
   info_.n_layer = params.n_layer;
   info_.n_head = params.n_head;
   info_.n_head_kv = params.n_head_kv;
@@ -167,6 +158,48 @@ ModelImpl::ModelImpl(const std::string& path, const ModelOptions& o) : process_(
     info_.warnings.insert(info_.warnings.end(), more.begin(), more.end());
     info_.vision = VisionInfo{vision_->projector(), vision_->row_width(), vision_->describe};
   }
+}
+
+void ModelImpl::load_layers(const Placement& placement, const ModelOptions& o) {
+  const auto report = [&](const char* what, float share) {
+    if (o.progress) o.progress(what, share);
+  };
+  report("loading the text model", 0.2f);
+  const int n = read_text_params(*text_file_).n_layer, split = n - placement.gpu_layers;
+  info_.placement = placement.note;
+  text_ = load_text_model(text_file_, *backend_, {0, split, true, placement.gpu_layers == 0});
+  places_.push_back({backend_.get(), text_.get(), 0, split});
+  if (placement.device >= 0) {
+    report("loading onto the GPU", 0.6f);
+    gpu_ = make_cuda_backend(placement.device);
+  }
+  if (placement.gpu_layers > 0) {
+    gpu_text_ = load_text_model(text_file_, *gpu_, {split, n, false, true});
+    places_.push_back({gpu_.get(), gpu_text_.get(), split, n});
+  }
+  if (placement.stream_slot > 0) {
+    stream_ = gpu_->make_weight_stream(placement.stream_slot);
+    streamed_text_ = load_text_model(text_file_, *gpu_, {0, split, false, false, stream_.get()});
+    stream_rows_ = 1;
+    std::string from = "every prompt";
+    if (o.stream_prefill == "auto") {
+      const StreamTimes times = measure_streaming(*text_, *backend_, *stream_, *gpu_);
+      stream_rows_ = rows_to_stream(times);
+      from =
+          cat("prompts of ", stream_rows_, " rows or more (a layer passes in ", std::round(times.layer_ms * 100) / 100,
+              " ms, the CPU takes ", std::round(times.row_ms * 1000) / 1000, " ms a row)");
+    }
+    info_.placement += cat("; the other ", split, " on the CPU, and on the GPU in ", from);
+  }
+  report("loading the text model", 1.0f);
+}
+
+std::vector<Place> ModelImpl::prefill_places(int64_t rows) const {
+  if (!stream_ || rows < stream_rows_) return places_;
+  std::vector<Place> out = {{backend_.get(), text_.get(), 0, 0},
+                            {gpu_.get(), streamed_text_.get(), 0, places_.front().stop, stream_.get()}};
+  if (gpu_text_) out.push_back(places_.back());
+  return out;
 }
 
 std::vector<Backend*> ModelImpl::layer_backends() const {

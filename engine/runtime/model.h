@@ -8,6 +8,7 @@
 
 #include "engine/engine.h"
 #include "engine/models/text_model.h"
+#include "engine/runtime/placement.h"
 
 namespace foveal {
 
@@ -17,6 +18,7 @@ struct Place {
   Backend* backend = nullptr;
   const TextModel* text = nullptr;
   int first = 0, stop = 0;
+  WeightStream* stream = nullptr;  // the weights pass through the backend; the rows are kept on the host
 };
 
 class ModelImpl final : public Model {
@@ -40,6 +42,12 @@ class ModelImpl final : public Model {
   const VisionEncoder* vision() const { return vision_.get(); }
   Backend& backend() const { return *backend_; }  // the CPU's
   const std::vector<Place>& places() const { return places_; }
+  // The same for reading a prompt of that many rows: with layers of the host's place streamed, the GPU has a place
+  // before its own.
+  std::vector<Place> prefill_places(int64_t rows) const;
+  Backend* gpu() const { return gpu_.get(); }  // nullptr without one
+  int gpu_layers() const { return gpu_text_ ? places_.back().stop - places_.back().first : 0; }
+  bool streams() const { return stream_ != nullptr; }
   std::vector<Backend*> layer_backends() const;  // [n_layer]
   const VisionEncoder& need_vision() const;
   // SHA-256 over shapes, types, vocabulary and samples of every tensor: which model (and mmproj) this is.
@@ -50,12 +58,16 @@ class ModelImpl final : public Model {
   void check_process() const;
 
  private:
+  void load_layers(const Placement& placement, const ModelOptions& o);
+
   std::shared_ptr<const Gguf> text_file_, mmproj_file_;
   std::unique_ptr<Backend> backend_, gpu_;  // gpu_: nullptr without one
   std::shared_ptr<const Tokenizer> tokenizer_;
   std::unique_ptr<VisionEncoder> vision_;
-  std::unique_ptr<TextModel> text_, gpu_text_;
+  std::unique_ptr<WeightStream> stream_;
+  std::unique_ptr<TextModel> text_, gpu_text_, streamed_text_;
   std::vector<Place> places_;
+  int64_t stream_rows_ = 0;  // prompts of so many rows are streamed
   ModelInfo info_;
   std::string template_text_;
   std::array<uint8_t, 32> fingerprint_{};

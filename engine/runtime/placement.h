@@ -10,16 +10,19 @@ namespace foveal {
 struct Placement {
   int device = -1;     // index of the GPU, -1: none
   int gpu_layers = 0;  // the last layers, with the output matrix
-  std::string note;    // what was chosen, in words; "" without a GPU
+  // Bytes of each of the two slots through which the other layers are streamed while a prompt is read; 0: they aren't.
+  uint64_t stream_slot = 0;
+  std::string note;  // what was chosen, in words; "" without a GPU
 };
 
 // From the headers alone, before any weight is read. Errors, all with numbers: invalid_argument (a device that isn't
 // known, more layers than the model has), device (there is no GPU), out_of_memory (the layers don't fit).
 Placement place_layers(const Gguf& file, const TextParams& p, const ModelOptions& o, const GpuDevices& devices);
 
-// Bytes beside weights that `layers` layers take on a GPU while a session of `rows` rows reads its prompt: what lives
-// for that time (hidden states, one layer's rows in float32, a chunk's scratch), the remembered queries.
-uint64_t gpu_scratch_bytes(const TextParams& p, int layers, int64_t rows);
+// Bytes beside weights that `layers` layers (and layers that are streamed) take on a GPU while a session of `rows` rows
+// reads its prompt: what lives for that time (hidden states, one layer's rows in float32, a chunk's scratch), the
+// remembered queries.
+uint64_t gpu_scratch_bytes(const TextParams& p, int layers, bool streamed, int64_t rows);
 
 // Kept free of a plan: the driver's own, and staging buffers of single operations.
 constexpr uint64_t kGpuMargin = 128u << 20;

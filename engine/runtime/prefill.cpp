@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "engine/runtime/session.h"
+#include "engine/runtime/streamed_rows.h"
 
 namespace foveal {
 
@@ -155,17 +156,15 @@ void SessionImpl::add_deepstack(const PromptRows& rows, Mat x, int level, Backen
 
 namespace {
 
-// What a prefill needs in the memory of a place: hidden states, RoPE tables, scratch, one layer's rows in float32.
+// What a prefill needs in the memory of a backend: hidden states, RoPE tables, scratch, one layer's rows in float32.
 struct Room {
-  Room(const Place& place, int64_t rows, int64_t chunk, int64_t layer_rows)
-      : backend(*place.backend),
-        text(*place.text),
-        x(rows, text.params().n_embd, backend.memory()),
-        scratch(text.params(), chunk, backend.memory()),
-        k(static_cast<size_t>(layer_rows * text.params().n_head_kv * text.params().head_dim), backend.memory()),
+  Room(Backend& b, const TextParams& p, int64_t rows, int64_t chunk, int64_t layer_rows)
+      : backend(b),
+        x(rows, p.n_embd, backend.memory()),
+        scratch(p, chunk, backend.memory()),
+        k(static_cast<size_t>(layer_rows * p.n_head_kv * p.head_dim), backend.memory()),
         v(k.size(), backend.memory()) {
-    for (int t = 0; t < text.params().n_rope_tables; ++t)
-      rope.emplace_back(rows, text.params().n_rot, backend.memory());
+    for (int t = 0; t < p.n_rope_tables; ++t) rope.emplace_back(rows, p.n_rot, backend.memory());
   }
   void take(const Room& from) {  // from the host's
     backend.copy_in(x.view().data, from.x.view().data, x.bytes());
@@ -174,7 +173,6 @@ struct Room {
   }
 
   Backend& backend;
-  const TextModel& text;
   Matrix x;
   std::vector<Matrix> rope;
   LayerScratch scratch;
@@ -232,11 +230,15 @@ void SessionImpl::run_layers(PromptRows& rows, size_t beside) {
     for (int ih = 0; ih < p.n_head_kv; ++ih) capacity = std::max(capacity, store_->len(il, ih));
   capacity += n;
   const int64_t head_floats = capacity * p.head_dim;
-  std::vector<Room> rooms;  // all of them before any work: a place without memory says so now
+  const std::vector<Place> places = model_->prefill_places(n);
+  std::vector<Room> rooms;  // all of them before any work: a backend without memory says so now
+  std::optional<StreamedRows> streamed;
   size_t layer_bytes = 0;
-  for (const Place& place : model_->places()) {
-    rooms.emplace_back(place, n, longest_chunk, place.first < place.stop ? capacity : 0);
+  for (const Place& place : places) {
+    if (!rooms.empty() && &rooms.back().backend == place.backend) continue;
+    rooms.emplace_back(*place.backend, p, n, longest_chunk, place.first < place.stop ? capacity : 0);
     layer_bytes += rooms.back().k.bytes() + rooms.back().v.bytes();
+    if (place.stream) streamed.emplace(*place.backend, *store_, rings_[0].capacity(), int64_t{p.n_head} * p.head_dim);
   }
   fill_hidden(rows, rooms[0].x.view());
   for (int table = 0; table < p.n_rope_tables; ++table)
@@ -249,10 +251,18 @@ void SessionImpl::run_layers(PromptRows& rows, size_t beside) {
   std::vector<std::vector<int32_t>> index(heads.size());
   std::vector<std::span<const int32_t>> index_views(heads.size());
 
-  size_t place = 0;
+  const Place* place = places.data();
   for (int il = 0; il < p.n_layer; ++il) {
-    if (il == model_->places()[place].stop) rooms[++place].take(rooms[0]);  // the hidden states cross
-    Room& room = rooms[place];
+    while (il == place->stop) {
+      const Backend* before = (place++)->backend;
+      if (place->backend != before) rooms.back().take(rooms[0]);  // the hidden states cross
+      if (!place->stream) continue;
+      place->stream->begin();
+      place->stream->start(il);
+    }
+    Room& room = place->backend == &rooms[0].backend ? rooms[0] : rooms.back();
+    const bool away = place->stream != nullptr;  // on the GPU, while the layer's rows are kept on the host
+    if (away) place->stream->need(il);
     const int window = p.sliding_window[static_cast<size_t>(il)];
     const bool evict = budget_ >= 0 && window == 0;
     for (size_t ih = 0; ih < heads.size(); ++ih) {  // rows of earlier turns, as float32
@@ -263,7 +273,11 @@ void SessionImpl::run_layers(PromptRows& rows, size_t beside) {
       index[ih].assign(past_index.begin(), past_index.end());
       slots.resize(static_cast<size_t>(past.len));
       std::iota(slots.begin(), slots.end(), 0);
-      if (past.len > 0) store_->read(il, static_cast<int>(ih), heads[ih], slots);
+      if (away) {
+        streamed->bring(il, static_cast<int>(ih), heads[ih]);
+      } else if (past.len > 0) {
+        store_->read(il, static_cast<int>(ih), heads[ih], slots);
+      }
     }
     const int64_t base = index[0].empty() ? first : index[0].front();
     for (int64_t i = 0; window > 0 && i < n; ++i) {
@@ -272,8 +286,9 @@ void SessionImpl::run_layers(PromptRows& rows, size_t beside) {
       lo[static_cast<size_t>(i)] = static_cast<int32_t>(std::max<int64_t>(0, oldest - base));
     }
     if (!evict && window == 0) store_->reserve(il, n);
-    PrefillKv kv(room.backend, p, heads, rings_[static_cast<size_t>(il)],
-                 !evict && window == 0 ? store_.get() : nullptr, il);
+    QueryRing& ring = rings_[static_cast<size_t>(il)];
+    PrefillKv kv(room.backend, p, heads, away ? streamed->queries() : ring,
+                 !evict && window == 0 && !away ? store_.get() : nullptr, il);
     std::vector<ConstMat> rope_views(room.rope.size());
     for (const Chunk& c : sight.chunks) {
       check_cancelled();
@@ -283,21 +298,32 @@ void SessionImpl::run_layers(PromptRows& rows, size_t beside) {
       for (int64_t i = 0; i < c.count; ++i)
         hi[static_cast<size_t>(i)] = static_cast<int32_t>(sight.end[static_cast<size_t>(c.first + i)] - c.first);
       kv.start_chunk({window > 0 ? lo.data() + c.first : nullptr, hi.data()}, static_cast<int32_t>(first + c.first),
-                     static_cast<int32_t>(n_rows() - rings_[static_cast<size_t>(il)].capacity()));
+                     static_cast<int32_t>(n_rows() - ring.capacity()));
       for (size_t t = 0; t < rope_views.size(); ++t)
         rope_views[t] = ConstMat(room.rope[t].view()).rows_at(c.first, c.count);
-      room.text.layer(il, room.x.view().rows_at(c.first, c.count), rope_views, kv, room.scratch);
+      place->text->layer(il, room.x.view().rows_at(c.first, c.count), rope_views, kv, room.scratch);
+    }
+    if (away) {
+      if (il + 1 < place->stop) place->stream->start(il + 1);  // before this waits for what runs
+      streamed->give_queries(ring);
     }
     if (il < p.n_deepstack && !rows.images.empty()) add_deepstack(rows, room.x.view(), il, room.backend);
 
     for (auto& list : index)
       for (int64_t i = first; i < n_rows(); ++i) list.push_back(static_cast<int32_t>(i));
+    const auto keep_rows = [&](int ih, std::span<const int32_t> keep) {
+      const auto h = static_cast<size_t>(ih);
+      if (away) {
+        streamed->assign(il, ih, heads[h], keep, index[h]);
+      } else {
+        store_->assign(il, ih, heads[h], KvType::F32, keep, index[h]);
+      }
+    };
     if (evict) {
       const Stopwatch watch;
       for (size_t ih = 0; ih < heads.size(); ++ih) index_views[ih] = index[ih];
-      const SelectResult chosen = choose(il, kv_, budget_, heads, KvType::F32, index_views);
-      for (size_t ih = 0; ih < heads.size(); ++ih)
-        store_->assign(il, static_cast<int>(ih), heads[ih], KvType::F32, chosen.keep[ih], index[ih]);
+      const SelectResult chosen = choose(room.backend, il, kv_, budget_, heads, KvType::F32, index_views);
+      for (size_t ih = 0; ih < heads.size(); ++ih) keep_rows(static_cast<int>(ih), chosen.keep[ih]);
       int64_t before = 0;
       for (const KvHead& head : heads) before += head.len;
       note_choice(il, chosen, before);
@@ -307,12 +333,22 @@ void SessionImpl::run_layers(PromptRows& rows, size_t beside) {
         const int64_t keep = std::min<int64_t>(heads[ih].len, window);
         slots.resize(static_cast<size_t>(keep));
         std::iota(slots.begin(), slots.end(), static_cast<int32_t>(heads[ih].len - keep));
-        store_->assign(il, static_cast<int>(ih), heads[ih], KvType::F32, slots, index[ih]);
+        keep_rows(static_cast<int>(ih), slots);
       }
+    } else if (away) {
+      for (size_t ih = 0; ih < heads.size(); ++ih)
+        streamed->extend(il, static_cast<int>(ih), heads[ih], n, static_cast<int32_t>(first));
     }
+    if (away) store_->note_other_bytes(layer_bytes + beside + streamed->bytes());
   }
   store_->note_other_bytes(0);
-  rooms[place].text.head(logits_.view(), rooms[place].x.view().rows_at(n - 1, 1));
+  Mat last = rooms.back().x.view().rows_at(n - 1, 1);
+  if (&rooms.back().backend != model_->places().back().backend) {  // the output matrix is on the host
+    const Mat back = rooms[0].x.view().rows_at(n - 1, 1);
+    rooms.back().backend.copy_out(back.data, last.data, static_cast<size_t>(last.cols) * sizeof(float));
+    last = back;
+  }
+  model_->places().back().text->head(logits_.view(), last);
   has_logits_ = true;
 }
 

@@ -109,8 +109,9 @@ class SessionImpl final : public Session {
 
   // ---- evict.cpp
   int64_t budget_rows(const KvOptions& kv, int64_t total_rows);  // rows per head; -1: everything
-  SelectResult choose(int il, const KvOptions& kv, int64_t budget, std::span<const KvHead> rows, KvType type,
-                      std::span<const std::span<const int32_t>> index);
+  // backend: in whose memory the rows are.
+  SelectResult choose(Backend& backend, int il, const KvOptions& kv, int64_t budget, std::span<const KvHead> rows,
+                      KvType type, std::span<const std::span<const int32_t>> index);
   bool note_choice(int il, const SelectResult& chosen, int64_t rows_before);
   int64_t mark_pinned(const KvOptions& kv, std::vector<uint8_t>& rows) const;
   void protect_rows(const KvOptions& kv);

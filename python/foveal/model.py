@@ -38,6 +38,7 @@ class Model:
         image_max_tokens: int | None = None,
         vision_precision: Literal["auto", "f32", "bf16", "bf16x3"] = "auto",
         *,
+        stream_prefill: Literal["auto", "on", "off"] = "auto",
         chat_template: str | None = None,
         progress: Progress | None = None,
     ) -> None:
@@ -45,6 +46,8 @@ class Model:
 
         device: "auto" takes a GPU where build and machine have one, "cpu", "cuda", or "cuda:N" as ``list_devices()``
         counts. gpu_layers: so many of the last layers are on the GPU; "auto": as many as fit.
+        stream_prefill: the other layers read a prompt on the GPU too, their weights streamed through it; "auto": where
+        the prompt is long enough for that to be faster.
 
         threads: None takes the physical cores. image_min_tokens, image_max_tokens: rows per picture, None for the
         file's or the family's own limits. vision_precision: "bf16" multiplies in bfloat16 in the picture encoder,
@@ -57,12 +60,15 @@ class Model:
             raise ArgumentError(f"device: found {device!r:.60}, expected 'auto', 'cpu', 'cuda' or 'cuda:N'")
         if vision_precision not in ("auto", "f32", "bf16", "bf16x3"):
             raise ArgumentError(f"vision_precision: found {vision_precision!r:.60}, expected auto, f32, bf16 or bf16x3")
+        if stream_prefill not in ("auto", "on", "off"):
+            raise ArgumentError(f"stream_prefill: found {stream_prefill!r:.60}, expected auto, on or off")
         self._progress = progress or Progress()
         self._native = _foveal.Model.load(
             path=path_bytes("path", path),
             mmproj=b"" if mmproj is None else path_bytes("mmproj", mmproj),
             device=device,
             gpu_layers=-1 if gpu_layers == "auto" else integer("gpu_layers", gpu_layers, 0, MAX_INT32),
+            stream_prefill=stream_prefill,
             threads=0 if threads is None else integer("threads", threads, 1, 1024),
             image_min_tokens=_rows("image_min_tokens", image_min_tokens),
             image_max_tokens=_rows("image_max_tokens", image_max_tokens),

@@ -5,12 +5,13 @@ namespace foveal::python {
 namespace {
 
 std::unique_ptr<PyModel> load(const nb::bytes& path, const nb::bytes& mmproj, const std::string& device, int gpu_layers,
-                              int threads, int image_min_tokens, int image_max_tokens,
-                              const std::string& vision_precision, ProgressState& progress) {
+                              const std::string& stream_prefill, int threads, int image_min_tokens,
+                              int image_max_tokens, const std::string& vision_precision, ProgressState& progress) {
   ModelOptions o;
   o.mmproj = from_bytes(mmproj);
   o.device = device;
   o.gpu_layers = gpu_layers;
+  o.stream_prefill = stream_prefill;
   o.threads = threads;
   o.image_min_tokens = image_min_tokens;
   o.image_max_tokens = image_max_tokens;
@@ -160,8 +161,8 @@ std::vector<Message> to_messages(const std::vector<PyMessage>& messages) {
 void bind_model(nb::module_& m) {
   nb::class_<PyModel>(m, "Model", "A loaded model; immutable, shared by its sessions.")
       .def_static("load", &load, nb::arg("path"), nb::arg("mmproj"), nb::arg("device"), nb::arg("gpu_layers"),
-                  nb::arg("threads"), nb::arg("image_min_tokens"), nb::arg("image_max_tokens"),
-                  nb::arg("vision_precision"), nb::arg("progress"))
+                  nb::arg("stream_prefill"), nb::arg("threads"), nb::arg("image_min_tokens"),
+                  nb::arg("image_max_tokens"), nb::arg("vision_precision"), nb::arg("progress"))
       .def("info", &info)
       .def("tokenizer",
            [](const PyModel& p) { return std::const_pointer_cast<Tokenizer>(p.get("model.tokenizer").tokenizer()); })

@@ -90,6 +90,7 @@ def test_swapped_and_foreign_files() -> None:
         {"threads": True},
         {"gpu_layers": -1},
         {"gpu_layers": "many"},
+        {"stream_prefill": "sometimes"},
         {"image_min_tokens": 0},
         {"image_max_tokens": -5},
         {"image_min_tokens": 100, "image_max_tokens": 50},

@@ -7,9 +7,52 @@
 
 namespace guarded {
 
+class GuardedStream;
 struct GuardedWeight final : foveal::Weight {
   foveal::WeightPtr inner;
   foveal::Buffer<uint8_t> block;  // takes the room that it would take
+  const GuardedStream* stream = nullptr;
+  int layer = 0;  // of the stream
+};
+
+inline long layers_streamed = 0;
+
+// Refuses whatever isn't in a slot when it is used.
+class GuardedStream final : public foveal::WeightStream {
+ public:
+  GuardedStream(foveal::Backend& cpu, Arena& arena, size_t slot_bytes)
+      : cpu_(cpu), slots_{foveal::Buffer<uint8_t>(slot_bytes, &arena), foveal::Buffer<uint8_t>(slot_bytes, &arena)} {}
+  foveal::WeightPtr load_matrix(int il, std::span<const foveal::TensorInfo* const> parts) override {
+    auto w = std::make_unique<GuardedWeight>();
+    w->inner = cpu_.load_matrix(parts);
+    w->rows = w->inner->rows;
+    w->cols = w->inner->cols;
+    w->stream = this;
+    w->layer = il;
+    for (const foveal::TensorInfo* t : parts) filled_[il] += static_cast<size_t>(t->bytes);
+    if (filled_[il] > slots_[0].size()) wrong("a layer larger than its slot");
+    return w;
+  }
+  void begin() override { now_ = started_[0] = started_[1] = -1; }
+  void start(int il) override {
+    if (now_ >= 0 && il != now_ + 1) wrong("start out of order");
+    started_[il % 2] = il;
+    ++layers_streamed;
+  }
+  void need(int il) override {
+    if (started_[il % 2] != il) wrong("need of a layer that wasn't started");
+    now_ = il;
+  }
+  void check(int il) const {
+    if (il != now_) wrong("a layer that isn't there");
+  }
+
+ private:
+  [[noreturn]] static void wrong(const char* what) { foveal::fail(foveal::ErrorCode::device, "stream: ", what); }
+  foveal::Backend& cpu_;
+  foveal::Buffer<uint8_t> slots_[2];
+  std::map<int, size_t> filled_;
+  int now_ = -1, started_[2] = {-1, -1};
 };
 
 class GuardedBackend final : public foveal::Backend {
@@ -20,12 +63,14 @@ class GuardedBackend final : public foveal::Backend {
   uint64_t free_bytes() override { return settings.total - settings.used; }
   void copy_in(void* to, const void* host, size_t n) override {
     if (!arena_.holds(to) || arena_.holds(host)) foveal::fail(foveal::ErrorCode::device, "copy_in: wrong side");
+    count_copy();
     ++settings.copies_in;
     settings.largest_in = std::max(settings.largest_in, static_cast<long>(n));
     with([&] { std::memcpy(to, host, n); });
   }
   void copy_out(void* host, const void* from, size_t n) override {
     if (!arena_.holds(from) || arena_.holds(host)) foveal::fail(foveal::ErrorCode::device, "copy_out: wrong side");
+    count_copy();
     with([&] { std::memcpy(host, from, n); });
   }
   void copy(void* to, const void* from, size_t n) override {
@@ -53,8 +98,13 @@ class GuardedBackend final : public foveal::Backend {
   void embed_rows(foveal::Mat out, const foveal::Weight& w, std::span<const int32_t> ids) override {
     with([&] { cpu_->embed_rows(out, w, ids); });
   }
+  std::unique_ptr<foveal::WeightStream> make_weight_stream(size_t slot_bytes) override {
+    return std::make_unique<GuardedStream>(*cpu_, arena_, slot_bytes);
+  }
   void matmul(foveal::Mat out, const foveal::Weight& w, foveal::ConstMat x, const float* bias) override {
-    with([&] { cpu_->matmul(out, *static_cast<const GuardedWeight&>(w).inner, x, bias); });
+    const auto& weight = static_cast<const GuardedWeight&>(w);
+    if (weight.stream) weight.stream->check(weight.layer);
+    with([&] { cpu_->matmul(out, *weight.inner, x, bias); });
   }
   void rms_norm(foveal::Mat out, foveal::ConstMat x, const float* w, float eps) override {
     with([&] { cpu_->rms_norm(out, x, w, eps); });
@@ -118,6 +168,9 @@ class GuardedBackend final : public foveal::Backend {
   }
 
  private:
+  static void count_copy() {
+    if (settings.copies++ == settings.fail_copy_at) foveal::fail(foveal::ErrorCode::device, "guarded gpu: no copy");
+  }
   template <class Fn>
   void with(Fn&& fn) {
     arena_.open();

@@ -22,6 +22,9 @@ struct Settings {
   long allocations = 0;         // so far
   uint64_t used = 0, peak = 0;  // bytes
   long copies_in = 0, largest_in = 0;
+  bool locked = true;                  // there is page-locked host memory
+  bool eager = false;                  // copies beside the work run as soon as they may, not as late as they may
+  long copies = 0, fail_copy_at = -1;  // between the sides; the copy of this number (from 0) fails
 };
 inline Settings settings;
 

@@ -25,12 +25,14 @@ Image picture(int width, int height) {
   return image;
 }
 
-std::shared_ptr<const Model> load(const std::string& family, const char* device, int gpu_layers) {
+std::shared_ptr<const Model> load(const std::string& family, const char* device, int gpu_layers,
+                                  const char* stream_prefill = "off") {
   ModelOptions o;
   const std::string mmproj = data(family + "/mmproj-f16.gguf");
   if (access(mmproj.c_str(), R_OK) == 0) o.mmproj = mmproj;
   o.device = device;
   o.gpu_layers = gpu_layers;
+  o.stream_prefill = stream_prefill;
   o.threads = 1;
   return Model::load(data(family + "/model-f16.gguf"), o);
 }
@@ -125,6 +127,32 @@ TEST(same_bits_wherever_the_layers_are) {
   }
 }
 
+// Layers that the CPU decodes and the GPU prefills, their weights passing through two slots.
+TEST(same_bits_streamed) {
+  for (const char* family : {"qwen2vl", "qwen3vl", "gemma3", "llava15", "text_llama", "text_qwen3"}) {
+    const auto cpu = load(family, "cpu", -1);
+    const int n = cpu->info().n_layer;
+    KvOptions quantised = budget(48);
+    quantised.dtype = KvType::Q8_0;
+    for (const KvOptions& kv : {KvOptions{}, budget(48), quantised}) {
+      const bool blocks = kv.dtype == KvType::Q8_0;
+      if (blocks && cpu->info().head_dim % 32 != 0) continue;
+      const Trace want = play(*cpu, kv);
+      for (const int layers : {0, 1, n - 1}) {
+        if (blocks && layers > 0) continue;
+        const auto gpu = load(family, "cuda", layers, "on");
+        CHECK(gpu->info().placement.find(cat("the other ", n - layers, " on the CPU")) != std::string::npos);
+        guarded::layers_streamed = 0;
+        const bool same = play(*gpu, kv) == want;
+        if (!same) std::printf("%s, %d layers, budget %g\n", family, layers, kv.budget.value);
+        CHECK(same);
+        CHECK(guarded::layers_streamed >= 2 * (n - layers));
+      }
+    }
+    CHECK_EQ(settings.used, uint64_t{0});
+  }
+}
+
 TEST(hidden_states_cross_once) {
   const auto model = load("qwen2vl", "cuda", 1);
   const auto s = model->session({}, 512);
@@ -164,6 +192,70 @@ TEST(refused_before_any_work) {
   KvOptions quantised;
   quantised.dtype = KvType::Q8_0;
   CHECK_THROWS(Error, "kv dtype q8_0 and q4_0 are for layers on the CPU", model->session(quantised, 512));
+}
+
+TEST(layers_pass_through_what_is_left) {
+  const int n = load("qwen2vl", "cpu", -1)->info().n_layer;
+  const auto note = [&](const char* device, int layers, const char* mode) {
+    return load("qwen2vl", device, layers, mode)->info().placement;
+  };
+  CHECK_THROWS(Error, "stream_prefill: found 'maybe'", note("auto", -1, "maybe"));
+  CHECK_THROWS(Error, "stream_prefill 'on' needs a GPU: found device 'cpu'", note("cpu", -1, "on"));
+  settings.none_because = "no driver";
+  CHECK_THROWS(Error, "stream_prefill 'on' needs a GPU: no driver", note("auto", -1, "on"));
+  settings.none_because = "";
+  CHECK_EQ(note("auto", 0, "auto"), std::string());  // no layer was asked for
+  CHECK_EQ(note("cuda", 0, "off"), std::string());
+  CHECK(note("cuda", 0, "auto").find(cat("the other ", n, " on the CPU, and on the GPU in prompts of ")) !=
+        std::string::npos);
+  CHECK(note("cuda", n, "on").find("on the CPU") == std::string::npos);
+  int streamed = 0, most = -1;
+  for (uint64_t kib = 128 << 10; most < n; kib += 512) {  // a card that grows: never fewer layers, at last all
+    settings.total = kib << 10;
+    const std::string text = note("auto", -1, "auto");
+    const bool none = text.rfind("all layers on the CPU: not one fits", 0) == 0;
+    const int layers = none ? 0 : std::stoi(text);
+    CHECK(layers >= most);
+    const bool passing = text.find(", two layers passing through ") != std::string::npos;
+    CHECK_EQ(passing, !none && layers < n);
+    streamed += passing;
+    most = std::max(most, layers);
+    if (kib > (256 << 10)) break;
+  }
+  CHECK_EQ(most, n);
+  CHECK(streamed > 0);
+  settings.total = 256u << 20;
+  CHECK_EQ(settings.used, uint64_t{0});
+}
+
+// The same session with copies between the sides that fail, one after the other.
+TEST(any_copy_may_fail_while_weights_stream) {
+  const auto model = load("qwen2vl", "cuda", 1, "on");
+  const auto run = [&](bool fail) {
+    const auto s = model->session(budget(40), 512);
+    s->prefill(std::vector<Part>{ids(60, 1)});
+    s->step(7);
+    long failures = 0;
+    for (long at = 0; fail; at += 5) {
+      settings.copies = 0;
+      settings.fail_copy_at = at;
+      bool failed = false;
+      try {
+        s->prefill(std::vector<Part>{ids(50, 2)});
+      } catch (const Error& e) {
+        failed = e.code() == ErrorCode::device;
+      }
+      settings.fail_copy_at = -1;
+      if (!failed) break;
+      ++failures;
+      CHECK_EQ(s->tokens().size(), size_t{61});
+    }
+    if (fail) CHECK(failures > 3);
+    if (!fail) s->prefill(std::vector<Part>{ids(50, 2)});
+    s->step(9);
+    return std::vector<float>(s->logits().begin(), s->logits().end());
+  };
+  CHECK(run(true) == run(false));
 }
 
 // Whatever allocation fails, in loading, in a session's start, in a prefill or a step: an error, nothing leaks, the

@@ -100,6 +100,11 @@ void set_device(const Given& g) {
   g.o.device = g.value;
 }
 
+void set_stream_prefill(const Given& g) {
+  if (g.value != "auto" && g.value != "on" && g.value != "off") g.refuse("auto, on or off");
+  g.o.stream_prefill = g.value;
+}
+
 void set_output(const Given& g) {
   if (g.value != "md" && g.value != "json") g.refuse("md or json");
   g.o.bench_output = g.value;
@@ -157,6 +162,8 @@ const std::vector<Flag>& flags() {
       {"-ngl --gpu-layers --n-gpu-layers", "N", MODEL, "the last N layers on the GPU; auto: as many as fit",
        [](const Given& g) { g.o.gpu_layers = g.value == "auto" ? -1 : g.count(); }},
       {"--device", "NAME", MODEL, "auto, cpu, cuda, or cuda:N of --list-devices", set_device},
+      {"--stream-prefill", "WHEN", MODEL,
+       "prompts read on the GPU also by layers on the CPU: auto (long ones), on, off (auto)", set_stream_prefill},
       {"--image-min-tokens", "N", TALK | PLAN, "least rows per picture",
        [](const Given& g) { g.o.image_min_tokens = g.count(1); }},
       {"--image-max-tokens", "N", TALK | PLAN, "most rows per picture",

@@ -37,6 +37,7 @@ std::shared_ptr<const Model> load_model(const Options& o) {
   m.mmproj = o.mmproj;
   m.device = o.device;
   m.gpu_layers = o.gpu_layers;
+  m.stream_prefill = o.stream_prefill;
   m.threads = o.threads;
   m.image_min_tokens = o.image_min_tokens;
   m.image_max_tokens = o.image_max_tokens;

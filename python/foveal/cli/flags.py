@@ -119,6 +119,13 @@ FLAGS = (
         "auto",
     ),
     Flag(("--device",), MODEL, "auto, cpu, cuda, or cuda:N of --list-devices", device, "auto", "NAME"),
+    Flag(
+        ("--stream-prefill",),
+        MODEL,
+        "prompts read on the GPU also by layers on the CPU: auto (long ones), on, off",
+        default="auto",
+        choices=("auto", "on", "off"),
+    ),
     Flag(("--image-min-tokens",), (*TALK, PLAN), "least rows per picture", integer(1)),
     Flag(("--image-max-tokens",), (*TALK, PLAN), "most rows per picture", integer(1)),
     Flag(

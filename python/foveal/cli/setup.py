@@ -74,6 +74,7 @@ def load_model(o: argparse.Namespace) -> tuple[Model, Progress]:
             mmproj=o.mmproj,
             device=o.device,
             gpu_layers=o.gpu_layers,
+            stream_prefill=o.stream_prefill,
             threads=o.threads,
             image_min_tokens=getattr(o, "image_min_tokens", None),
             image_max_tokens=getattr(o, "image_max_tokens", None),

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <vector>
 
 #define FOVEAL_CUDA_SHIM 1
 #define __global__ static
@@ -70,6 +71,8 @@ uint64_t ballot(unsigned mask, bool value);
 void gather(uint64_t value, uint64_t (&all)[32]);  // the values of all lanes
 void sync_warp(unsigned mask);
 unsigned char* dynamic_shared();
+// Where launches go that don't run at once; nullptr: they do.
+extern std::vector<std::function<void()>>* recorder;
 // Runs body for all threads of all blocks. Dynamic shared memory starts as NaNs in every block.
 void launch(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body);
 
