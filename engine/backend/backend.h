@@ -40,6 +40,12 @@ class WeightStream {
   virtual void need(int il) = 0;
 };
 
+// A recurring run of calls that a backend replays as one: see Backend::begin_step.
+class StepGraph {
+ public:
+  virtual ~StepGraph() = default;
+};
+
 enum class Act { silu, gelu_tanh, gelu_erf, gelu_quick };
 enum class RopeStyle { adjacent, half_split };  // pairs (2i, 2i+1) | (i, i + n_rot/2)
 
@@ -72,6 +78,15 @@ class Backend {
   virtual void copy(void* to, const void* from, size_t bytes) { std::memmove(to, from, bytes); }  // inside it
   // Two slots of that many bytes each for layers that don't fit; nullptr: this backend has no use for them.
   virtual std::unique_ptr<WeightStream> make_weight_stream(size_t) { return nullptr; }
+
+  // ---- a step of decode
+  // The calls between begin_step and end_step may wait for end_step, or for the first copy_out, and then run as one
+  // graph that is captured when the same calls come again and replayed while they do: KV rows may move, lengths and
+  // copies' targets change. What comes back is what call by call would give. nullptr: nothing to gain.
+  virtual std::unique_ptr<StepGraph> make_step() { return nullptr; }
+  virtual void begin_step(StepGraph&) {}
+  virtual void end_step() {}
+  virtual void drop_step() noexcept {}  // what still waits isn't run
 
   // ---- weights
   // Stacks the tensors by rows; all have the same cols. The file's mapping must outlive the Weight.

@@ -2,6 +2,7 @@
 #include "engine/backend/cuda_backend.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "engine/backend/cpu_weight.h"
 #include "engine/backend/cuda_weight_stream.h"
@@ -33,12 +34,38 @@ cuda::KvHead head_of(const KvHead& h) {
 
 template <class Launch>
 void CudaBackend::run(const char* operation, Launch&& launch) {
+  leave_step();
   launch(device_->begin());
   device_->end(operation);
 }
 
+template <class Launch, class... Id>
+void CudaBackend::run_in_step(const char* operation, Launch launch, const Id&... id) {
+  if (step_) return step_->add(operation, std::move(launch), id...);
+  launch(device_->begin());
+  device_->end(operation);
+}
+
+void CudaBackend::leave_step() {
+  if (CudaStep* step = std::exchange(step_, nullptr)) step->run_calls();
+}
+
+std::unique_ptr<StepGraph> CudaBackend::make_step() {
+  return device_->captures() ? std::make_unique<CudaStep>(*device_) : nullptr;
+}
+
+void CudaBackend::begin_step(StepGraph& step) {
+  step_ = &static_cast<CudaStep&>(step);
+  step_->begin();
+}
+
+void CudaBackend::end_step() {
+  if (CudaStep* step = std::exchange(step_, nullptr)) step->run();
+}
+
 void* CudaBackend::staged(Buffer<uint8_t>& room, size_t bytes) {
   if (room.size() < bytes) {
+    leave_step();
     room = {};  // first, so that both never count
     room = Buffer<uint8_t>(std::max<size_t>(bytes + bytes / 4, 4096), device_.get());
   }
@@ -47,6 +74,7 @@ void* CudaBackend::staged(Buffer<uint8_t>& room, size_t bytes) {
 
 template <class T>
 T* CudaBackend::upload(Buffer<uint8_t>& room, std::span<const T> values) {
+  leave_step();
   void* to = staged(room, std::max<size_t>(values.size_bytes(), 1));
   if (!values.empty()) device_->copy_in(to, values.data(), values.size_bytes());
   return static_cast<T*>(to);
@@ -55,6 +83,9 @@ T* CudaBackend::upload(Buffer<uint8_t>& room, std::span<const T> values) {
 const cuda::KvHead* CudaBackend::upload_heads(std::span<const KvHead> heads) {
   std::vector<cuda::KvHead> copy;
   for (const KvHead& h : heads) copy.push_back(head_of(h));
+  if (step_)
+    if (const void* there = step_->parameter(copy.data(), copy.size() * sizeof copy[0]))
+      return static_cast<const cuda::KvHead*>(there);
   return upload<cuda::KvHead>(heads_, copy);
 }
 
@@ -73,13 +104,25 @@ CudaBackend::CudaBackend(std::unique_ptr<CudaDevice> device) : device_(std::move
 }
 
 void CudaBackend::copy_in(void* to, const void* host, size_t bytes) {
+  leave_step();
   if (bytes > 0) device_->copy_in(to, host, bytes);
 }
 void CudaBackend::copy_out(void* host, const void* from, size_t bytes) {
+  end_step();
   if (bytes > 0) device_->copy_out(host, from, bytes);
 }
 void CudaBackend::copy(void* to, const void* from, size_t bytes) {
-  if (bytes > 0) device_->copy_inside(to, from, bytes);
+  if (bytes == 0) return;
+  if (step_ && bytes % sizeof(float) == 0)  // the target may be another one in the next step
+    if (const void* target = step_->parameter(&to, sizeof to)) {
+      const auto* floats = static_cast<const float*>(from);
+      const auto n = static_cast<int64_t>(bytes / sizeof(float));
+      const auto* where = static_cast<float* const*>(target);
+      return step_->add(
+          "copy", [=](cuda::Stream s) { cuda::copy_to(where, floats, n, s); }, where, floats, n);
+    }
+  leave_step();
+  device_->copy_inside(to, from, bytes);
 }
 
 // ---- weights
@@ -125,15 +168,17 @@ void CudaBackend::embed_rows(Mat out, const Weight& w, std::span<const int32_t> 
 void CudaBackend::matmul(Mat out, const Weight& w, ConstMat x, const float* bias) {
   const bool few = x.rows <= cuda::max_matvec_rows;
   void* room = staged(inputs_, few ? cuda::matvec_room(x.rows, x.cols) : cuda::matmul_room(x.rows, x.cols));
-  run("matmul", [&](cuda::Stream s) {
+  const std::vector<cuda::WeightPart>* parts = &static_cast<const CudaWeight&>(w).parts;
+  const auto launch = [=](cuda::Stream s) {
     (few ? cuda::matvec_inputs : cuda::matmul_inputs)(room, rows(x), s);
     int64_t first = 0;
-    for (const cuda::WeightPart& part : static_cast<const CudaWeight&>(w).parts) {
+    for (const cuda::WeightPart& part : *parts) {
       const Mat columns = out.cols_at(first, part.rows);
       (few ? cuda::matvec : cuda::matmul)(rows(columns), part, rows(x), room, bias ? bias + first : nullptr, s);
       first += part.rows;
     }
-  });
+  };
+  run_in_step("matmul", launch, out, x, parts, room, bias);
 }
 
 void CudaBackend::matmul_out(Mat out, const Weight& w, ConstMat x, const float* bias) {
@@ -146,13 +191,15 @@ void CudaBackend::matmul_out(Mat out, const Weight& w, ConstMat x, const float* 
 // ---- rows
 
 void CudaBackend::rms_norm(Mat out, ConstMat x, const float* w, float eps) {
-  run("rms_norm", [&](cuda::Stream s) { cuda::rms_norm(rows(out), rows(x), w, eps, s); });
+  run_in_step(
+      "rms_norm", [=](cuda::Stream s) { cuda::rms_norm(rows(out), rows(x), w, eps, s); }, out, x, w, eps);
 }
 void CudaBackend::layer_norm(Mat out, ConstMat x, const float* w, const float* b, float eps) {
   run("layer_norm", [&](cuda::Stream s) { cuda::layer_norm(rows(out), rows(x), w, b, eps, s); });
 }
 void CudaBackend::add(Mat x, ConstMat y, const float* scale) {
-  run("add", [&](cuda::Stream s) { cuda::add(rows(x), rows(y), scale, s); });
+  run_in_step(
+      "add", [=](cuda::Stream s) { cuda::add(rows(x), rows(y), scale, s); }, x, y, scale);
 }
 void CudaBackend::scale(Mat x, float factor) {
   run("scale", [&](cuda::Stream s) { cuda::scale(rows(x), factor, s); });
@@ -161,11 +208,15 @@ void CudaBackend::act(Mat x, Act kind) {
   run("act", [&](cuda::Stream s) { cuda::act(rows(x), static_cast<cuda::Act>(kind), s); });
 }
 void CudaBackend::gated_act(Mat out, ConstMat gate, ConstMat up, Act kind) {
-  run("gated_act",
-      [&](cuda::Stream s) { cuda::gated_act(rows(out), rows(gate), rows(up), static_cast<cuda::Act>(kind), s); });
+  const auto launch = [=](cuda::Stream s) {
+    cuda::gated_act(rows(out), rows(gate), rows(up), static_cast<cuda::Act>(kind), s);
+  };
+  run_in_step("gated_act", launch, out, gate, up, kind);
 }
 void CudaBackend::rope(Mat x, int n_head, ConstMat cs, RopeStyle style) {
-  run("rope", [&](cuda::Stream s) { cuda::rope(rows(x), n_head, rows(cs), style == RopeStyle::half_split, s); });
+  const bool halves = style == RopeStyle::half_split;
+  const auto launch = [=](cuda::Stream s) { cuda::rope(rows(x), n_head, rows(cs), halves, s); };
+  run_in_step("rope", launch, x, n_head, cs, halves);
 }
 
 // ---- attention
@@ -190,12 +241,15 @@ void CudaBackend::attend_ragged(Mat out, ConstMat q, std::span<const KvHead> hea
   int64_t longest = 1;
   for (const KvHead& h : heads) longest = std::max(longest, h.len);
   const int64_t plenty = std::max<int64_t>(1, 8 * int64_t{device_->multiprocessors()} / n_kv);
-  const int64_t splits = std::min((longest + 63) / 64, plenty);
+  int64_t splits = 1;  // a power of two: the same launch, and so the same graph, for many lengths
+  while (splits * 64 < longest && splits < plenty) splits *= 2;
+  splits = std::min(splits, plenty);
   const cuda::KvHead* there = upload_heads(heads);
   void* room = staged(inputs_, cuda::ragged_room(q.cols / head_dim, head_dim, splits));
-  run("attend_ragged", [&](cuda::Stream s) {
+  const auto launch = [=](cuda::Stream s) {
     cuda::attend_ragged(rows(out), rows(q), there, n_kv, type_of(type), head_dim, p.scale, p.softcap, splits, room, s);
-  });
+  };
+  run_in_step("attend_ragged", launch, out, q, there, n_kv, type, head_dim, p.scale, p.softcap, splits, room);
 }
 
 void CudaBackend::attend_full(Mat out, ConstMat q, ConstMat k, ConstMat v, int n_head,
@@ -214,9 +268,11 @@ void CudaBackend::attend_full(Mat out, ConstMat q, ConstMat k, ConstMat v, int n
 void CudaBackend::append_kv(std::span<const KvHead> heads, KvType type, ConstMat k, ConstMat v, int64_t head_dim) {
   check_head(head_dim, type);
   const cuda::KvHead* there = upload_heads(heads);
-  run("append_kv", [&](cuda::Stream s) {
-    cuda::append_kv(there, static_cast<int64_t>(heads.size()), type_of(type), rows(k), rows(v), head_dim, s);
-  });
+  const auto n_kv = static_cast<int64_t>(heads.size());
+  const auto launch = [=](cuda::Stream s) {
+    cuda::append_kv(there, n_kv, type_of(type), rows(k), rows(v), head_dim, s);
+  };
+  run_in_step("append_kv", launch, there, n_kv, type, k, v, head_dim);
 }
 
 void CudaBackend::gather_slots(KvHead dst, KvType dst_type, KvHead src, KvType src_type, std::span<const int32_t> slots,

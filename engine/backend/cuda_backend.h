@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#include "engine/backend/cuda_device.h"
+#include "engine/backend/cuda_step.h"
 
 namespace foveal {
 
@@ -22,6 +22,10 @@ class CudaBackend final : public Backend {
   void copy_in(void* to, const void* host, size_t bytes) override;
   void copy_out(void* host, const void* from, size_t bytes) override;
   void copy(void* to, const void* from, size_t bytes) override;  // may not overlap
+  std::unique_ptr<StepGraph> make_step() override;
+  void begin_step(StepGraph& step) override;
+  void end_step() override;
+  void drop_step() noexcept override { step_ = nullptr; }
 
   // The tensors' blocks as they are in the file; `bytes` counts them.
   WeightPtr load_matrix(std::span<const TensorInfo* const> parts) override;
@@ -63,6 +67,11 @@ class CudaBackend final : public Backend {
   // Runs launch(stream) on the device and throws what it reports.
   template <class Launch>
   void run(const char* operation, Launch&& launch);
+  // The same, or what a step waits with: launch holds copies, id all that tells the call from others.
+  template <class Launch, class... Id>
+  void run_in_step(const char* operation, Launch launch, const Id&... id);
+  // The step's calls so far run one by one, and so does what comes after.
+  void leave_step();
   // Device memory of at least `bytes` bytes for the next launch; grows.
   void* staged(Buffer<uint8_t>& room, size_t bytes);
   // A host array in device memory, for the next launch.
@@ -72,6 +81,7 @@ class CudaBackend final : public Backend {
   void check_head(int64_t head_dim, KvType type) const;
 
   std::unique_ptr<CudaDevice> device_;
+  CudaStep* step_ = nullptr;                                              // while its calls are gathered
   Buffer<uint8_t> codebooks_, inputs_, heads_, first_, second_, result_;  // by what they hold for a launch
 };
 

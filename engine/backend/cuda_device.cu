@@ -13,6 +13,14 @@ void check(cudaError_t error, const char* call) {
   fail(ErrorCode::device, call, ": ", cudaGetErrorName(error), " (", cudaGetErrorString(error), ")");
 }
 
+class RealGraph final : public CudaGraph {
+ public:
+  ~RealGraph() override {
+    if (exec) cudaGraphExecDestroy(exec);
+  }
+  cudaGraphExec_t exec = nullptr;
+};
+
 class RealDevice final : public CudaDevice {
  public:
   explicit RealDevice(int index) : index_(index) {
@@ -75,6 +83,30 @@ class RealDevice final : public CudaDevice {
     return stream_;
   }
   void end(const char* operation) override { check(cudaGetLastError(), operation); }
+
+  bool captures() const override { return true; }
+  void begin_capture() override {
+    begin();
+    check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
+  }
+  std::unique_ptr<CudaGraph> end_capture() override {
+    cudaGraph_t graph = nullptr;
+    check(cudaStreamEndCapture(stream_, &graph), "cudaStreamEndCapture");
+    auto out = std::make_unique<RealGraph>();
+    const cudaError_t error = cudaGraphInstantiate(&out->exec, graph, 0);
+    cudaGraphDestroy(graph);
+    check(error, "cudaGraphInstantiate");
+    return out;
+  }
+  void drop_capture() noexcept override {
+    cudaGraph_t graph = nullptr;
+    if (cudaStreamEndCapture(stream_, &graph) == cudaSuccess && graph) cudaGraphDestroy(graph);
+    cudaGetLastError();
+  }
+  void launch(CudaGraph& graph) override {
+    begin();
+    check(cudaGraphLaunch(static_cast<RealGraph&>(graph).exec, stream_), "cudaGraphLaunch");
+  }
 
   void* allocate_locked(size_t bytes) override {
     void* p = nullptr;

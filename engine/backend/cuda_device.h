@@ -14,6 +14,12 @@ namespace foveal {
 // Points in the order of a stream that the other one, or the host, can wait for.
 enum class CudaMark { slot_free_0, slot_free_1, slot_full_0, slot_full_1, piece_read_0, piece_read_1, count };
 
+// Launches that were captured.
+class CudaGraph {
+ public:
+  virtual ~CudaGraph() = default;
+};
+
 // Work is ordered by one stream; copies beside it by a second. Every call may come from any thread, one at a time.
 // Errors: device, naming the call that failed; allocate: out_of_memory, with numbers.
 class CudaDevice : public Memory {
@@ -27,6 +33,13 @@ class CudaDevice : public Memory {
   // Around launches: begin() makes the device the calling thread's, end() throws what went wrong since.
   virtual cuda::Stream begin() = 0;
   virtual void end(const char* operation) = 0;
+
+  // ---- replayed work
+  virtual bool captures() const = 0;
+  virtual void begin_capture() = 0;                      // launches from here on are kept instead of run
+  virtual std::unique_ptr<CudaGraph> end_capture() = 0;  // them
+  virtual void drop_capture() noexcept = 0;              // after a failure
+  virtual void launch(CudaGraph& graph) = 0;
 
   // ---- beside the work
   // Host memory that copies read at the bus's full speed; nullptr where the system has none to give.

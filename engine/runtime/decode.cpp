@@ -2,6 +2,30 @@
 #include "engine/runtime/session.h"
 
 namespace foveal {
+namespace {
+
+// The calls from here to run() as one; without run() they are dropped.
+class Step {
+ public:
+  Step(Backend& backend, StepGraph* graph) : backend_(backend), open_(graph != nullptr) {
+    if (graph) backend_.begin_step(*graph);
+  }
+  ~Step() {
+    if (open_) backend_.drop_step();
+  }
+  Step(const Step&) = delete;
+  Step& operator=(const Step&) = delete;
+  void run() {
+    if (open_) backend_.end_step();
+    open_ = false;
+  }
+
+ private:
+  Backend& backend_;
+  bool open_;
+};
+
+}  // namespace
 
 void SessionImpl::decode(int32_t token) {
   const TextParams& p = params();
@@ -28,12 +52,14 @@ void SessionImpl::decode(int32_t token) {
     ConstMat rope[2];
     for (int t = 0; t < p.n_rope_tables; ++t) rope[t] = at_place.rope.view().rows_at(t, 1);
     const std::span<const ConstMat> tables(rope, static_cast<size_t>(p.n_rope_tables));
+    Step step(*at_place.place.backend, at_place.step.get());
     for (int il = at_place.place.first; il < at_place.place.stop; ++il) {
       at_place.kv.start(*store_, il, index, rings_[static_cast<size_t>(il)]);
       at_place.place.text->layer(il, at_place.x.view(), tables, at_place.kv, at_place.scratch);
     }
+    if (&at_place == &decode_.back()) at_place.place.text->head(logits_.view(), at_place.x.view());
+    step.run();
   }
-  decode_.back().place.text->head(logits_.view(), decode_.back().x.view());
   has_logits_ = true;
   tokens_.push_back(token);
   positions_.push_back(pos);

@@ -40,7 +40,8 @@ SessionImpl::DecodePlace::DecodePlace(const Place& p)
       scratch(p.text->params(), 1, p.backend->memory()),
       x(1, p.text->params().n_embd, p.backend->memory()),
       rope(p.text->params().n_rope_tables, p.text->params().n_rot, p.backend->memory()),
-      kv(*p.backend, p.text->params()) {}
+      kv(*p.backend, p.text->params()),
+      step(p.backend->make_step()) {}
 
 SessionImpl::SessionImpl(std::shared_ptr<const ModelImpl> model, const KvOptions& kv, int64_t n_ctx)
     : model_(std::move(model)),

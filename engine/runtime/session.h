@@ -79,6 +79,7 @@ class SessionImpl final : public Session {
     LayerScratch scratch;
     Matrix x, rope;
     DecodeKv kv;
+    std::unique_ptr<StepGraph> step;  // nullptr: call by call
   };
 
   // Where a turn began, and what of the conversation belonged to the rows before it.

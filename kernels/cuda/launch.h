@@ -119,6 +119,8 @@ void attend_ragged(Rows out, ConstRows q, const KvHead* heads, int64_t n_kv, Row
 void append_kv(const KvHead* heads, int64_t n_kv, RowType type, ConstRows k, ConstRows v, int64_t head_dim,
                Stream stream);
 void advance_lengths(KvHead* heads, int64_t n_heads, int64_t by, Stream stream);  // len += by
+// n floats to the address that `to` holds, which may change between replays of a captured launch.
+void copy_to(float* const* to, const float* from, int64_t n, Stream stream);
 // dst[j] = src[slots[j]] for k and v; slots [n] ascending. dst may be src when the types are equal.
 void gather_slots(KvHead dst, RowType dst_type, KvHead src, RowType src_type, const int32_t* slots, int64_t n,
                   int64_t head_dim, Stream stream);

@@ -201,3 +201,15 @@ TEST(window_attention_with_every_visibility) {
         }
       }
 }
+
+TEST(a_copy_goes_where_the_address_in_memory_says) {
+  for (const int64_t n : {1, 255, 256, 700}) {
+    const std::vector<float> from = shim::randoms(n);
+    std::vector<float> a(static_cast<size_t>(n + 1), 7.0f), b = a;
+    float* to = a.data();
+    cuda::copy_to(&to, from.data(), n, nullptr);
+    to = b.data();
+    cuda::copy_to(&to, from.data(), n, nullptr);
+    CHECK(std::equal(from.begin(), from.end(), a.begin()) && a == b && a.back() == 7.0f);
+  }
+}

@@ -23,6 +23,8 @@ struct Settings {
   uint64_t used = 0, peak = 0;  // bytes
   long copies_in = 0, largest_in = 0;
   bool locked = true;                  // there is page-locked host memory
+  bool graphs = true;                  // work can be captured
+  long captured = 0, replayed = 0;     // graphs, and how often they ran
   bool eager = false;                  // copies beside the work run as soon as they may, not as late as they may
   long copies = 0, fail_copy_at = -1;  // between the sides; the copy of this number (from 0) fails
 };

@@ -13,6 +13,10 @@ namespace {
 
 using guarded::settings;
 
+struct HostGraph final : CudaGraph {
+  std::vector<std::function<void()>> launches;
+};
+
 class HostDevice final : public CudaDevice {
  public:
   HostDevice() : arena_(settings.total) {}
@@ -44,8 +48,26 @@ class HostDevice final : public CudaDevice {
   }
   void end(const char*) override {
     shim::recorder = nullptr;
-    for (auto& launch : launches_) push(false, std::move(launch));
+    for (auto& launch : launches_) {
+      if (capture_) {
+        capture_->launches.push_back(std::move(launch));
+      } else {
+        push(false, std::move(launch));
+      }
+    }
     launches_.clear();
+  }
+
+  bool captures() const override { return settings.graphs; }
+  void begin_capture() override { capture_ = std::make_unique<HostGraph>(); }
+  std::unique_ptr<CudaGraph> end_capture() override {
+    ++settings.captured;
+    return std::move(capture_);
+  }
+  void drop_capture() noexcept override { capture_ = nullptr; }
+  void launch(CudaGraph& graph) override {
+    ++settings.replayed;
+    for (const auto& launch : static_cast<HostGraph&>(graph).launches) push(false, launch);
   }
 
   void* allocate_locked(size_t bytes) override { return settings.locked ? std::malloc(bytes) : nullptr; }
@@ -88,6 +110,7 @@ class HostDevice final : public CudaDevice {
     if (--open_ == 0) arena_.close();
   }
   void push(bool beside, std::function<void()> run, long makes = 0, long needs = 0) {
+    if (capture_ && !beside) fail(ErrorCode::device, "shim: a copy or a mark in a capture");
     lines_[beside].push_back({std::move(run), makes, needs});
     if (settings.eager) inside([&] { run_early(); });
   }
@@ -125,6 +148,7 @@ class HostDevice final : public CudaDevice {
   guarded::Arena arena_;
   Line lines_[2];  // the work, and beside it
   std::vector<std::function<void()>> launches_;
+  std::unique_ptr<HostGraph> capture_;
   std::map<CudaMark, long> latest_;
   long made_ = 0;
   std::set<long> done_;
