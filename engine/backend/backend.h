@@ -95,10 +95,11 @@ class Backend {
     const TensorInfo* p = &t;
     return load_matrix(std::span<const TensorInfo* const>(&p, 1));
   }
-  // The same for products in bfloat16 (kernels/cpu/amx.h), `split`: of two bfloat16 for each factor, nearly as exact as
+  // Whether this machine has products in bfloat16 (kernels/cpu/amx.h).
+  virtual bool has_bf16() { return false; }
+  // The same matrix for such products, `split`: of two bfloat16 for each factor, nearly as exact as
   // float32. Tensors of quantised types stay what they are.
   // unsupported where the machine has no instruction for it.
-  virtual bool has_bf16() { return false; }
   virtual WeightPtr load_matrix_bf16(std::span<const TensorInfo* const> parts, bool split = false);
   // A table for embed_rows alone: stays in the mapping as the file has it, whose owner must outlive it.
   virtual WeightPtr load_table(const TensorInfo& t) = 0;

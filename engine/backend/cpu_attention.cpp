@@ -224,10 +224,11 @@ void CpuBackend::window_attention(Mat probs, ConstMat q, KvHead head, KvType typ
                                   float scale, float softcap) {
   check_type(type, q.cols);
   std::lock_guard lock(busy_);
-  const int64_t n = head.len, head_dim = q.cols, pieces = (n + measure_rows - 1) / measure_rows;
+  constexpr int64_t piece = 32;  // rows: scores stand each for itself, and a decoding session has a few hundred
+  const int64_t n = head.len, head_dim = q.cols;
   const bool parallel = q.rows * n >= piece_elements / 16;
-  for_items(pieces, measure_rows * head_dim, parallel, [&](int64_t item, float* room) {
-    const int64_t first = item * measure_rows, count = std::min(measure_rows, n - first);
+  for_items((n + piece - 1) / piece, measure_rows * head_dim, parallel, [&](int64_t item, float* room) {
+    const int64_t first = item * piece, count = std::min(piece, n - first);
     const float* rows = float_rows(head.k, type, first, count, head_dim, room);
     ops_.score_rows(probs.data + first, probs.stride, q.data, q.stride, q.rows, rows, count, head_dim);
   });
