@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 build=${1:-build-aarch64}
-tests=(test_matmul test_dequant test_dispatch test_backend_attention test_backend_kv test_backend_rows)
+tests=(test_matmul test_pack test_dequant test_dispatch test_backend_attention test_backend_kv test_backend_rows)
 cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DCMAKE_TOOLCHAIN_FILE=cmake/aarch64.cmake
 cmake --build "$build" --target foveal_cli "${tests[@]}"
 
