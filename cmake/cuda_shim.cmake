@@ -3,7 +3,8 @@ file(GLOB cuda_kernel_sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/kern
 file(GLOB cuda_test_sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/tests/cuda/test_*.cpp)
 
 # A .cu is CXX to this library alone: one small .cpp includes each.
-set(cuda_shim_sources ${CMAKE_CURRENT_SOURCE_DIR}/tests/cuda/shim/shim.cpp)
+set(cuda_shim_sources ${CMAKE_CURRENT_SOURCE_DIR}/tests/cuda/shim/shim.cpp
+                      ${CMAKE_CURRENT_SOURCE_DIR}/tests/cuda/shim/fiber.cpp)
 foreach(source ${cuda_kernel_sources})
   get_filename_component(name ${source} NAME_WE)
   set(wrapper ${CMAKE_CURRENT_BINARY_DIR}/cuda_shim/${name}.cpp)

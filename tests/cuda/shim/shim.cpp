@@ -1,12 +1,11 @@
 // The fibers behind the host shim: one per thread of a block, switched at barriers and warp exchanges.
-#include <ucontext.h>
-
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
 #include <vector>
 
 #include "cuda_runtime.h"
+#include "fiber.h"
 
 namespace shim {
 
@@ -17,11 +16,8 @@ std::vector<std::function<void()>>* recorder = nullptr;
 
 namespace {
 
-constexpr size_t stack_bytes = 64 * 1024;
-
-struct Fiber {
-  ucontext_t context;
-  std::unique_ptr<char[]> stack{new char[stack_bytes]};
+struct Thread {
+  Fiber fiber;
   dim3 thread;
   int warp = 0, lane = 0;
   bool done = false;
@@ -34,11 +30,10 @@ struct Warp {
   long generation = 0;
 };
 
-std::vector<std::unique_ptr<Fiber>> fibers;
+std::vector<std::unique_ptr<Thread>> fibers;
 std::vector<Warp> warps;
 std::vector<unsigned char> shared;
-ucontext_t scheduler;
-Fiber* running = nullptr;
+Thread* running = nullptr;
 const std::function<void()>* kernel = nullptr;
 int n_threads = 0, waiting = 0;
 long generation = 0, steps = 0;  // barriers passed; arrivals and ends of threads
@@ -50,8 +45,7 @@ long generation = 0, steps = 0;  // barriers passed; arrivals and ends of thread
 }
 
 void pause() {
-  Fiber* self = running;
-  swapcontext(&self->context, &scheduler);
+  running->fiber.leave();
 }
 
 void start() {
@@ -84,7 +78,7 @@ void run_block() {
   warps.assign(static_cast<size_t>((n + 31) / 32), Warp());
   waiting = 0;
   for (int i = 0; i < n; ++i) {
-    Fiber& f = *fibers[static_cast<size_t>(i)];
+    Thread& f = *fibers[static_cast<size_t>(i)];
     const auto u = static_cast<unsigned>(i);
     f.thread =
         dim3(u % now.block_size.x, u / now.block_size.x % now.block_size.y, u / now.block_size.x / now.block_size.y);
@@ -92,20 +86,16 @@ void run_block() {
     f.lane = i % 32;
     f.done = false;
     ++warps[static_cast<size_t>(f.warp)].live;
-    getcontext(&f.context);
-    f.context.uc_stack.ss_sp = f.stack.get();
-    f.context.uc_stack.ss_size = stack_bytes;
-    f.context.uc_link = &scheduler;
-    makecontext(&f.context, start, 0);
+    f.fiber.prepare(start);
   }
   for (int left = n; left > 0;) {
     const long before = steps;
     for (int i = 0; i < n; ++i) {
-      Fiber& f = *fibers[static_cast<size_t>(backwards ? n - 1 - i : i)];
+      Thread& f = *fibers[static_cast<size_t>(backwards ? n - 1 - i : i)];
       if (f.done) continue;
       running = &f;
       now.thread = f.thread;
-      swapcontext(&scheduler, &f.context);
+      f.fiber.enter();
       if (f.done) --left;
     }
     if (steps == before) wrong("a barrier or an exchange that some threads never reach");
@@ -157,7 +147,7 @@ void launch(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void
   if (n_threads < 1 || n_threads > 1024) wrong("a block of more than 1024 threads or none");
   if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.y > 65535 || grid.z > 65535) wrong("a grid out of bounds");
   if (shared_bytes > 64 * 1024) wrong("more shared memory than the oldest card has (64 KiB)");
-  while (static_cast<int>(fibers.size()) < n_threads) fibers.push_back(std::make_unique<Fiber>());
+  while (static_cast<int>(fibers.size()) < n_threads) fibers.push_back(std::make_unique<Thread>());
   kernel = &body;
   now.block_size = block;
   now.grid_size = grid;
