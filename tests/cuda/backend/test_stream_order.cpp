@@ -64,12 +64,12 @@ TEST(a_prompt_that_breaks_off) {
     CHECK(s.kept(0) == kept);
   };
   const auto trouble = [&](Session& s) {
-    for (const long at : {0L, 3L, 14L, 25L}) {
+    for (long at = 0; at < 28; at += 3) {
       settings.copies = 0;
       settings.fail_copy_at = at;
       attempt(s, ErrorCode::device);
     }
-    for (const long at : {0L, 5L, 8L}) {
+    for (long at = 0; at < 9; ++at) {
       settings.allocations = 0;
       settings.fail_at = at;
       attempt(s, ErrorCode::out_of_memory);
