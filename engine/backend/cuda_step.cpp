@@ -1,6 +1,10 @@
 // Calls are compared word by word, so a graph that is replayed is the one that would be captured.
 #include "engine/backend/cuda_step.h"
 
+#include <algorithm>
+
+#include "engine/core/error.h"
+
 namespace foveal {
 
 void CudaStep::begin() {
@@ -8,9 +12,14 @@ void CudaStep::begin() {
   id_.clear();
   parameters_.clear();
   if (block_.size() >= wanted_) return;
-  graph_.reset();  // reads the block
-  block_ = {};
-  block_ = Buffer<uint8_t>(wanted_, &device_);
+  try {
+    Buffer<uint8_t> larger(wanted_, &device_);
+    graph_.reset();  // reads the old one
+    block_ = std::move(larger);
+  } catch (const Error& e) {  // no room: steps go on call by call
+    if (e.code() != ErrorCode::out_of_memory) throw;
+    wanted_ = 0;
+  }
 }
 
 const void* CudaStep::parameter(const void* host, size_t bytes) {

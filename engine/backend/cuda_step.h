@@ -14,7 +14,7 @@ namespace foveal {
 
 class CudaStep final : public StepGraph {
  public:
-  explicit CudaStep(CudaDevice& device) : device_(device) {}
+  explicit CudaStep(CudaDevice& device) : device_(device), block_(size_t{32} << 10, &device) {}
   void begin();
   // A call, and all that tells it from another: pointers, shapes, numbers, in words of 64 bits or matrices.
   template <class... Id>
@@ -55,7 +55,7 @@ class CudaStep final : public StepGraph {
   std::unique_ptr<CudaGraph> graph_;
   Buffer<uint8_t> block_;
   std::vector<uint8_t> parameters_;
-  size_t wanted_ = size_t{32} << 10;  // bytes of the block
+  size_t wanted_ = 0;  // bytes that the block should have
 };
 
 }  // namespace foveal

@@ -6,6 +6,7 @@ TEST(decode_graph) {
   std::printf("skipped: a card can't be told to do without graphs\n");
 }
 #else
+#include "engine/backend/cuda_step.h"
 #include "tests/runtime/guarded_memory.h"
 
 using namespace foveal;
@@ -55,6 +56,25 @@ TEST(rows_that_move_to_a_larger_block) {
 }
 TEST(rows_that_are_evicted) {
   check_same("qwen2vl/model-f16.gguf", 1, budget(10), 11, 5, 4);
+}
+TEST(parameters_that_dont_fit_have_room_in_the_next_step) {
+  const auto device = open_cuda_device(0);
+  CudaStep step(*device);
+  const std::vector<uint8_t> host(20 << 10);
+  const auto fit = [&](int n) {  // of n parameters
+    step.begin();
+    int found = 0;
+    for (int i = 0; i < n; ++i) found += step.parameter(host.data(), host.size()) != nullptr;
+    step.run_calls();
+    return found;
+  };
+  CHECK_EQ(fit(2), 1);
+  CHECK_EQ(fit(2), 2);
+  CHECK_EQ(fit(9), 3);
+  settings.allocations = 0;
+  settings.fail_at = 0;  // goes on with what there is
+  CHECK_EQ(fit(4), 3);
+  settings.fail_at = -1;
 }
 TEST(a_sliding_window) {
   check_same("gemma3/model-f16.gguf", 1, {}, 8, 3, 4);
