@@ -11,7 +11,7 @@ foreach(source ${cuda_backend_tests})
   add_test(NAME ${name} COMMAND ${name})
 endforeach()
 
-# The same sessions on a card; skipped, and said so, without one.
+# The same on a card; skipped, and said so, without one.
 if(FOVEAL_CUDA STREQUAL "ON")
   foreach(source ${cuda_backend_tests})
     get_filename_component(name ${source} NAME_WE)

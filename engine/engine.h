@@ -38,11 +38,13 @@ struct ModelOptions {
   // "auto" | "on" | "off": layers on the CPU are computed on the GPU while a prompt is read, their weights streamed
   // through it; auto: where the prompt is long enough for that to be faster.
   std::string stream_prefill = "auto";
+  bool mmproj_offload = true;                      // the picture encoder goes to the GPU too, where layers do
   int threads = 0;                                 // 0 = physical cores
   int image_min_tokens = 0, image_max_tokens = 0;  // 0 = the file's or the family's own limits
   // "auto" | "f32" | "bf16" | "bf16x3": products of the picture encoder's transformer. The two with bfloat16 are faster
   // on CPUs that have AMX (unsupported elsewhere): bf16 leaves embeddings within a per cent, bf16x3 within 1e-5, near
-  // f32 (docs/performance.md). auto: bf16x3 where the CPU has AMX, f32 elsewhere.
+  // f32 (docs/performance.md). auto: bf16x3 where the CPU has AMX, f32 elsewhere. Any other
+  // than auto keeps the encoder on the CPU.
   std::string vision_precision = "auto";
   Progress progress;
 };

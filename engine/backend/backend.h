@@ -157,10 +157,15 @@ class Backend {
   virtual void row_norm(float* norms, const void* rows, KvType type, int64_t n, int64_t head_dim) = 0;  // |row|_2
 
   // ---- pictures
-  // im2col: pixels [3][H][W] planar -> out [(H/P)*(W/P), 3*P*P], channel-major then rows then columns of the patch.
+  // im2col: pixels [3][H][W] planar, in host memory -> out [(H/P)*(W/P), 3*P*P], channel-major then rows then columns
+  // of the patch.
   virtual void patch_rows(Mat out, const float* pixels, int64_t height, int64_t width, int64_t patch) = 0;
   // out row i = rows index[i*m .. i*m+m-1] of x side by side; out [n, m*x.cols].
   virtual void merge_rows(Mat out, ConstMat x, std::span<const int32_t> index, int64_t m) = 0;
+  // out[i] = sum over j < m of weight[i*m + j] * x[index[i*m + j]], j ascending; `add`: to what out[i] holds. m >= 1;
+  // index and weight are in host memory.
+  virtual void weighted_rows(Mat out, ConstMat x, std::span<const int32_t> index, std::span<const float> weight,
+                             int64_t m, bool add) = 0;
 };
 
 // The CPU backend. threads <= 0: the physical cores. isa: "" = the widest that CPU and OS allow (or FOVEAL_FORCE_ISA).

@@ -1,6 +1,7 @@
 // The CPU backend's weights and row-wise operations. Attention and KV rows: cpu_attention.cpp.
 #include "engine/backend/cpu_backend.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "engine/backend/choose_isa.h"
@@ -102,6 +103,24 @@ void CpuBackend::merge_rows(Mat out, ConstMat x, std::span<const int32_t> index,
     for (int64_t j = 0; j < m; ++j) {
       const float* from = x.row(index[static_cast<size_t>(i * m + j)]);
       std::memcpy(out.row(i) + j * x.cols, from, static_cast<size_t>(x.cols) * sizeof(float));
+    }
+  });
+}
+
+void CpuBackend::weighted_rows(Mat out, ConstMat x, std::span<const int32_t> index, std::span<const float> weight,
+                               int64_t m, bool add) {
+  constexpr int64_t kRun = 256;
+  for_rows(out.rows, m * out.cols, [&](int64_t i) {
+    for (int64_t first = 0; first < out.cols; first += kRun) {
+      float sum[kRun];
+      const int64_t n = std::min(kRun, out.cols - first);
+      for (int64_t j = i * m; j < (i + 1) * m; ++j) {
+        const float* from = x.row(index[static_cast<size_t>(j)]) + first;
+        const float w = weight[static_cast<size_t>(j)];
+        for (int64_t c = 0; c < n; ++c) sum[c] = j == i * m ? w * from[c] : sum[c] + w * from[c];
+      }
+      float* to = out.row(i) + first;
+      for (int64_t c = 0; c < n; ++c) to[c] = add ? to[c] + sum[c] : sum[c];
     }
   });
 }

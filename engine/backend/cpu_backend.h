@@ -52,6 +52,8 @@ class CpuBackend final : public Backend {
 
   void patch_rows(Mat out, const float* pixels, int64_t height, int64_t width, int64_t patch) override;
   void merge_rows(Mat out, ConstMat x, std::span<const int32_t> index, int64_t m) override;
+  void weighted_rows(Mat out, ConstMat x, std::span<const int32_t> index, std::span<const float> weight, int64_t m,
+                     bool add) override;
 
  private:
   // fn(row) for every row: on the caller when there is little to do, else on the pool.

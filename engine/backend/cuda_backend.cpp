@@ -328,12 +328,20 @@ void CudaBackend::row_norm(float* norms, const void* values, KvType type, int64_
 // ---- pictures
 
 void CudaBackend::patch_rows(Mat out, const float* pixels, int64_t height, int64_t width, int64_t patch) {
-  run("patch_rows", [&](cuda::Stream s) { cuda::patch_rows(rows(out), pixels, height, width, patch, s); });
+  const float* there = upload(inputs_, std::span(pixels, static_cast<size_t>(3 * height * width)));
+  run("patch_rows", [&](cuda::Stream s) { cuda::patch_rows(rows(out), there, height, width, patch, s); });
 }
 
 void CudaBackend::merge_rows(Mat out, ConstMat x, std::span<const int32_t> index, int64_t m) {
   const int32_t* there = upload(first_, index);
   run("merge_rows", [&](cuda::Stream s) { cuda::merge_rows(rows(out), rows(x), there, m, s); });
+}
+
+void CudaBackend::weighted_rows(Mat out, ConstMat x, std::span<const int32_t> index, std::span<const float> weight,
+                                int64_t m, bool add) {
+  const int32_t* from = upload(first_, index);
+  const float* by = upload(second_, weight);
+  run("weighted_rows", [&](cuda::Stream s) { cuda::weighted_rows(rows(out), rows(x), from, by, m, add, s); });
 }
 
 GpuDevices cuda_devices() {

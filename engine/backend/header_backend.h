@@ -26,7 +26,7 @@ struct CpuScratch {
   int64_t bytes(int threads) const;  // 0: as many as make_cpu_backend takes
 };
 
-class HeaderBackend final : public Backend {
+class HeaderBackend : public Backend {
  public:
   CpuScratch scratch;                             // of the operations since it was last cleared
   int64_t most_quantised = 0, most_floating = 0;  // columns of the widest matrix of each kind
@@ -62,6 +62,7 @@ class HeaderBackend final : public Backend {
   void row_norm(float*, const void*, KvType, int64_t, int64_t) override {}
   void patch_rows(Mat, const float*, int64_t, int64_t, int64_t) override {}
   void merge_rows(Mat, ConstMat, std::span<const int32_t>, int64_t) override {}
+  void weighted_rows(Mat, ConstMat, std::span<const int32_t>, std::span<const float>, int64_t, bool) override {}
 
  private:
   WeightPtr count(std::span<const TensorInfo* const> parts, int bf16_parts);

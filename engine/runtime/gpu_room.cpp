@@ -37,7 +37,8 @@ uint64_t SessionImpl::gpu_kv_ceiling() const {
 void SessionImpl::check_gpu_room() const {
   if (!model_->gpu()) return;
   const uint64_t kv = gpu_kv_ceiling(), free = model_->gpu()->free_bytes();
-  const uint64_t scratch = gpu_scratch_bytes(params(), model_->gpu_layers(), model_->streams(), n_ctx_);
+  const uint64_t prefill = gpu_scratch_bytes(params(), model_->gpu_layers(), model_->streams(), n_ctx_);
+  const uint64_t scratch = model_->vision_room().with(prefill);
   if (kv + scratch <= free) return;
   const auto mib = [](uint64_t bytes) { return cat((bytes + (1 << 20) - 1) >> 20, " MiB"); };
   fail(ErrorCode::out_of_memory, "a session of ", n_ctx_, " rows needs ", mib(kv + scratch), " on ",
@@ -50,7 +51,8 @@ void SessionImpl::check_gpu_room() const {
 uint64_t SessionImpl::available_for_kv() const {
   const uint64_t host = available_memory();
   if (model_->gpu_layers() == 0) return host;
-  const uint64_t scratch = gpu_scratch_bytes(params(), model_->gpu_layers(), model_->streams(), n_ctx_) + kGpuMargin;
+  const uint64_t prefill = gpu_scratch_bytes(params(), model_->gpu_layers(), model_->streams(), n_ctx_);
+  const uint64_t scratch = model_->vision_room().with(prefill) + kGpuMargin;
   const uint64_t free = model_->gpu()->free_bytes(), left = free > scratch ? (free - scratch) / 2 : 0;
   const double share = static_cast<double>(model_->gpu_layers()) / params().n_layer;
   return std::min(host, static_cast<uint64_t>(static_cast<double>(left) / share));

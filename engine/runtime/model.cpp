@@ -118,13 +118,19 @@ ModelImpl::ModelImpl(const std::string& path, const ModelOptions& o) : process_(
   check_is_text(*text_file_);
   const TextParams params = read_text_params(*text_file_);
   const GpuDevices devices = o.device == "cpu" ? GpuDevices{} : cuda_devices();
-  const Placement placement = place_layers(*text_file_, params, o, devices);
+  if (!o.mmproj.empty()) mmproj_file_ = Gguf::open(o.mmproj);
+  const VisionOptions vision{o.image_min_tokens, o.image_max_tokens, precision};
+  const bool offload =
+      mmproj_file_ && o.mmproj_offload && precision == VisionPrecision::automatic && !devices.found.empty();
+  if (offload) vision_room_ = foveal::vision_room(mmproj_file_, *text_file_, vision);
+  const Placement placement = place_layers(*text_file_, params, o, devices, vision_room_);
+  if (!placement.vision) vision_room_ = {};
   tokenizer_ = Tokenizer::load(*text_file_);
   backend_ = make_cpu_backend(o.threads);
-  if (!o.mmproj.empty()) {
-    mmproj_file_ = Gguf::open(o.mmproj);
+  if (placement.device >= 0) gpu_ = make_cuda_backend(placement.device);
+  if (mmproj_file_) {
     report("loading the vision encoder", 0.05f);
-    vision_ = load_vision(mmproj_file_, *text_file_, *backend_, {o.image_min_tokens, o.image_max_tokens, precision});
+    vision_ = load_vision(mmproj_file_, *text_file_, placement.vision ? *gpu_ : *backend_, vision);
   }
   load_layers(placement, o);
   Sha256 sha;
@@ -142,7 +148,8 @@ ModelImpl::ModelImpl(const std::string& path, const ModelOptions& o) : process_(
   info_.file_type = file_type_name(text_file_->find_int("general.file_type", 0, 1 << 20).value_or(-1));
   info_.backend = backend_->name();
   if (gpu_)
-    info_.backend = cat(gpu_->name(), ", ", placement.gpu_layers, " of ", params.n_layer, " layers; ", info_.backend);
+    info_.backend = cat(gpu_->name(), placement.vision ? ", pictures and " : ", ", placement.gpu_layers, " of ",
+                        params.n_layer, " layers; ", info_.backend);
   info_.n_layer = params.n_layer;
   info_.n_head = params.n_head;
   info_.n_head_kv = params.n_head_kv;
@@ -169,10 +176,7 @@ void ModelImpl::load_layers(const Placement& placement, const ModelOptions& o) {
   info_.placement = placement.note;
   text_ = load_text_model(text_file_, *backend_, {0, split, true, placement.gpu_layers == 0});
   places_.push_back({backend_.get(), text_.get(), 0, split});
-  if (placement.device >= 0) {
-    report("loading onto the GPU", 0.6f);
-    gpu_ = make_cuda_backend(placement.device);
-  }
+  if (gpu_) report("loading onto the GPU", 0.6f);
   if (placement.gpu_layers > 0) {
     gpu_text_ = load_text_model(text_file_, *gpu_, {split, n, false, true});
     places_.push_back({gpu_.get(), gpu_text_.get(), split, n});
@@ -243,6 +247,18 @@ std::vector<Tile> ModelImpl::preprocess(ImageView image) const {
   return v.preprocess(image, v.plan(image.width, image.height));
 }
 
+Matrix ModelImpl::encode(const std::vector<Tile>& tiles, const ImagePlan& plan, const CancelFlag* cancel) const {
+  if (vision_room_.weights > 0) {
+    const auto need = static_cast<uint64_t>(plan.scratch_bytes);
+    const uint64_t free = gpu_->free_bytes();
+    if (need > free)
+      fail(ErrorCode::out_of_memory, "a picture of ", plan.width, "x", plan.height, " pixels (", plan.n_rows,
+           " rows) needs ", (need + (1 << 20) - 1) >> 20, " MiB on ", gpu_->name(), ", found ", free >> 20,
+           " MiB free; a smaller picture or image_max_tokens, or mmproj_offload False would fit");
+  }
+  return need_vision().encode(tiles, plan, cancel);
+}
+
 ImageEmbedding ModelImpl::encode_image(ImageView image, const CancelFlag* cancel, const Progress& progress) const {
   check_process();
   const auto& v = need_vision();
@@ -252,7 +268,7 @@ ImageEmbedding ModelImpl::encode_image(ImageView image, const CancelFlag* cancel
   if (progress) progress("encoding the picture", 0.0f);
   const std::vector<Tile> tiles = v.preprocess(image, out.plan);
   const std::lock_guard lock(compute_);
-  out.rows = v.encode(tiles, out.plan, cancel);
+  out.rows = encode(tiles, out.plan, cancel);
   if (progress) progress("encoding the picture", 1.0f);
   return out;
 }

@@ -50,6 +50,9 @@ class ModelImpl final : public Model {
   bool streams() const { return stream_ != nullptr; }
   std::vector<Backend*> layer_backends() const;  // [n_layer]
   const VisionEncoder& need_vision() const;
+  const VisionRoom& vision_room() const { return vision_room_; }  // on the GPU
+  // Rows of a preprocessed picture. out_of_memory, before any work: the encoder's GPU has no room for so large a one.
+  Matrix encode(const std::vector<Tile>& tiles, const ImagePlan& plan, const CancelFlag* cancel) const;
   // SHA-256 over shapes, types, vocabulary and samples of every tensor: which model (and mmproj) this is.
   const std::array<uint8_t, 32>& fingerprint() const { return fingerprint_; }
   // Held by whoever uses the backend.
@@ -63,6 +66,7 @@ class ModelImpl final : public Model {
   std::shared_ptr<const Gguf> text_file_, mmproj_file_;
   std::unique_ptr<Backend> backend_, gpu_;  // gpu_: nullptr without one
   std::shared_ptr<const Tokenizer> tokenizer_;
+  VisionRoom vision_room_;
   std::unique_ptr<VisionEncoder> vision_;
   std::unique_ptr<WeightStream> stream_;
   std::unique_ptr<TextModel> text_, gpu_text_, streamed_text_;

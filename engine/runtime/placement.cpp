@@ -48,51 +48,62 @@ uint64_t layer_kv_bytes(const TextParams& p, int il, int64_t rows) {
 }
 
 struct Need {
-  uint64_t weights = 0, kv = 0, scratch = 0, slots = 0;
-  uint64_t total() const { return weights + kv + scratch + slots + kGpuMargin; }
-  uint64_t least() const { return weights + slots + kGpuMargin; }  // to load the model
+  uint64_t vision = 0, weights = 0, kv = 0, scratch = 0, slots = 0;
+  uint64_t total() const { return least() + kv + scratch; }
+  uint64_t least() const { return vision + weights + slots + kGpuMargin; }  // to load the model
 };
 
 // `streamed`: the layers before the last `layers` pass through.
-Need need_of(const Gguf& file, const TextParams& p, int layers, bool streamed) {
+Need need_of(const Gguf& file, const TextParams& p, int layers, bool streamed, const VisionRoom& vision) {
   const int64_t rows = std::min<int64_t>(kPlannedRows, p.n_ctx_train);
   Need n;
   n.weights = weight_bytes(file, p, layers);
   for (int il = p.n_layer - layers; il < p.n_layer; ++il) n.kv += layer_kv_bytes(p, il, rows);
-  n.scratch = gpu_scratch_bytes(p, layers, streamed, rows);
+  n.scratch = vision.with(gpu_scratch_bytes(p, layers, streamed, rows));
+  n.vision = vision.weights;
   if (streamed) n.slots = 2 * slot_bytes(file, p, layers);
   return n;
 }
 
 std::string describe(const Need& n) {
   const std::string slots = n.slots > 0 ? cat(", two layers passing through ", mib(n.slots)) : "";
-  return cat("weights ", mib(n.weights), ", KV rows ", mib(n.kv), ", scratch ", mib(n.scratch + kGpuMargin), slots);
+  const std::string first = n.vision > 0 ? cat("picture encoder ", mib(n.vision), ", ") : "";
+  return cat(first, "weights ", mib(n.weights), ", KV rows ", mib(n.kv), ", scratch ", mib(n.scratch + kGpuMargin),
+             slots);
 }
 
 struct Split {
   int layers = 0;         // that stay on the GPU
   bool streamed = false;  // the others pass through it
+  VisionRoom vision;      // empty: the encoder doesn't fit
 };
 
 // As many as fit; with two slots for the others, or without where those alone don't fit.
-Split fit_layers(const Gguf& file, const TextParams& p, const std::string& stream_prefill, const GpuDevice& gpu) {
+Split fit_layers(const Gguf& file, const TextParams& p, const std::string& stream_prefill, const GpuDevice& gpu,
+                 const VisionRoom& vision) {
   for (const bool streamed : {true, false}) {
     if (stream_prefill == (streamed ? "off" : "on")) continue;
     for (int n = p.n_layer; n >= (streamed ? 0 : 1); --n)
-      if (need_of(file, p, n, streamed && n < p.n_layer).total() <= gpu.free) return {n, streamed && n < p.n_layer};
+      if (const bool some = streamed && n < p.n_layer; need_of(file, p, n, some, vision).total() <= gpu.free)
+        return {n, some, vision};
   }
+  if (vision.weights > 0) return fit_layers(file, p, stream_prefill, gpu, {});
   return {};
 }
 
-Split given_layers(const Gguf& file, const TextParams& p, const ModelOptions& o, const GpuDevice& gpu) {
-  const Need need = need_of(file, p, o.gpu_layers, false);
+Split given_layers(const Gguf& file, const TextParams& p, const ModelOptions& o, const GpuDevice& gpu,
+                   const VisionRoom& vision) {
+  const Need need = need_of(file, p, o.gpu_layers, false, {});
   if (need.least() > gpu.free)
     fail(ErrorCode::out_of_memory, "gpu_layers ", o.gpu_layers, ": the weights take ", mib(need.weights), " and ",
          mib(kGpuMargin), " are kept for the driver, ", mib(gpu.free), " of ", mib(gpu.total), " are free on ",
          gpu.name, "; gpu_layers 'auto' takes as many as fit");
-  if (o.gpu_layers == p.n_layer || o.stream_prefill == "off") return {o.gpu_layers, false};
-  const bool fits = need_of(file, p, o.gpu_layers, true).total() <= gpu.free;
-  return {o.gpu_layers, fits || o.stream_prefill == "on"};
+  const bool may_stream = o.gpu_layers < p.n_layer && o.stream_prefill != "off";
+  Split split{o.gpu_layers, may_stream && o.stream_prefill == "on", {}};
+  const uint64_t before = need_of(file, p, split.layers, split.streamed, {}).least();
+  if (before + vision.weights + vision.with(0) <= gpu.free) split.vision = vision;
+  if (may_stream && need_of(file, p, split.layers, true, split.vision).total() <= gpu.free) split.streamed = true;
+  return split;
 }
 
 // Index of the GPU that `device` names ("cuda" is the first), -1: the CPU.
@@ -134,7 +145,8 @@ uint64_t gpu_scratch_bytes(const TextParams& p, int layers, bool streamed, int64
   return static_cast<uint64_t>(floats) * 4;
 }
 
-Placement place_layers(const Gguf& file, const TextParams& p, const ModelOptions& o, const GpuDevices& devices) {
+Placement place_layers(const Gguf& file, const TextParams& p, const ModelOptions& o, const GpuDevices& devices,
+                       const VisionRoom& vision) {
   Placement out;
   if (o.gpu_layers > p.n_layer)
     fail(ErrorCode::invalid_argument, "gpu_layers: found ", o.gpu_layers, ", the model has ", p.n_layer,
@@ -151,14 +163,15 @@ Placement place_layers(const Gguf& file, const TextParams& p, const ModelOptions
   if (index < 0 || (o.gpu_layers == 0 && !for_prompts)) return out;
   const GpuDevice& gpu =
       *std::find_if(devices.found.begin(), devices.found.end(), [&](const GpuDevice& d) { return d.index == index; });
-  const Split split = o.gpu_layers < 0 ? fit_layers(file, p, o.stream_prefill, gpu) : given_layers(file, p, o, gpu);
-  const Need need = need_of(file, p, split.layers, split.streamed);
+  const Split split =
+      o.gpu_layers < 0 ? fit_layers(file, p, o.stream_prefill, gpu, vision) : given_layers(file, p, o, gpu, vision);
+  const Need need = need_of(file, p, split.layers, split.streamed, split.vision);
   const std::string where = cat("cuda:", index, " ", gpu.name, ", ", mib(gpu.free), " free");
   if (must_stream && split.layers < p.n_layer && (!split.streamed || need.least() > gpu.free))
     fail(ErrorCode::out_of_memory, "stream_prefill 'on': layers on their way don't fit beside ", split.layers,
-         " that stay (", describe(need_of(file, p, split.layers, true)), "), found ", where);
+         " that stay (", describe(need_of(file, p, split.layers, true, {})), "), found ", where);
   if (split.layers == 0 && !split.streamed) {
-    const Need one = need_of(file, p, 1, false);
+    const Need one = need_of(file, p, 1, false, {});
     if (o.device != "auto" && o.gpu_layers != 0)
       fail(ErrorCode::out_of_memory, "device '", o.device, "': not one layer fits (", describe(one), "), found ",
            where);
@@ -168,7 +181,11 @@ Placement place_layers(const Gguf& file, const TextParams& p, const ModelOptions
   out.device = index;
   out.gpu_layers = split.layers;
   if (split.streamed) out.stream_slot = slot_bytes(file, p, split.layers);
+  out.vision = split.vision.weights > 0;
   out.note = cat(split.layers, " of ", p.n_layer, " layers on ", where, ": ", describe(need));
+  if (vision.weights > 0 && !out.vision)
+    out.note += cat("; pictures on the CPU: their encoder takes ", mib(vision.weights), " and ", mib(vision.with(0)),
+                    " while it runs");
   return out;
 }
 

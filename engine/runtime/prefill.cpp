@@ -107,7 +107,7 @@ void SessionImpl::encode_images(PromptRows& rows) {
     if (progress_) progress_("encoding the picture", static_cast<float>(i) / static_cast<float>(rows.images.size()));
     const VisionEncoder& vision = model_->need_vision();
     const std::vector<Tile> tiles = vision.preprocess(image.pixels.view(), image.plan);
-    image.rows = std::make_shared<Matrix>(vision.encode(tiles, image.plan, &cancelled_));
+    image.rows = std::make_shared<Matrix>(model_->encode(tiles, image.plan, &cancelled_));
     embeddings_->put(image.id, image.rows);
     check_cancelled();
   }

@@ -10,19 +10,6 @@ namespace {
 
 constexpr const char* kProjector = "gemma3";
 
-// out [n_rows, n_embd] = means of `area` rows of x, listed by index.
-void average_rows(Mat out, ConstMat x, std::span<const int32_t> index, int area) {
-  for (int64_t i = 0; i < out.rows; ++i) {
-    float* dst = out.row(i);
-    std::fill_n(dst, out.cols, 0.0f);
-    for (int k = 0; k < area; ++k) {
-      const float* src = x.row(index[static_cast<size_t>(i * area + k)]);
-      for (int64_t c = 0; c < out.cols; ++c) dst[c] += src[c];
-    }
-    for (int64_t c = 0; c < out.cols; ++c) dst[c] /= static_cast<float>(area);
-  }
-}
-
 class Gemma3Vision final : public VisionEncoder {
  public:
   Gemma3Vision(const VisionSource& source, const VisionHeader& header, int pool, int64_t n_out)
@@ -33,7 +20,7 @@ class Gemma3Vision final : public VisionEncoder {
     post_ln_ = load.norm("v.post_ln", header.n_embd, header.eps);
     soft_norm_ = load.norm("mm.soft_emb_norm", header.n_embd, header.eps);
     // The one matrix of the format that stands as [inputs][outputs].
-    const Buffer<float> stored = load.table("mm.input_projection.weight", n_out, header.n_embd);
+    const Buffer<float> stored = load.to_host(load.table("mm.input_projection.weight", n_out, header.n_embd));
     projection_ = Buffer<float>(stored.size());
     for (int64_t in = 0; in < header.n_embd; ++in) {
       for (int64_t o = 0; o < n_out; ++o) projection_.data()[o * header.n_embd + in] = stored.data()[in * n_out + o];
@@ -75,17 +62,19 @@ class Gemma3Vision final : public VisionEncoder {
   Matrix encode(const std::vector<Tile>& tiles, const ImagePlan& plan, const CancelFlag* cancel) const override {
     Arena measure;
     tower_.scratch(measure, 1);
-    Arena arena(measure.n_floats());
+    Arena arena(measure.n_floats(), backend_);
     VitScratch s = tower_.scratch(arena, 1);
     tower_.run(backend_, s, tiles, cancel);
     post_ln_(backend_, s.normed, s.x);
     const Mat pooled(s.x.data, plan.n_rows, s.x.cols);
-    average_rows(pooled, s.normed, tower_.shuffle_index(1, pool_), pool_ * pool_);
+    const int area = pool_ * pool_;
+    const std::vector<float> share(static_cast<size_t>(plan.n_rows * area), 1.0f / static_cast<float>(area));
+    backend_.weighted_rows(pooled, s.normed, tower_.shuffle_index(1, pool_), share, area, false);
     const Mat rows(s.normed.data, plan.n_rows, s.x.cols);
     soft_norm_(backend_, rows, pooled);
-    Matrix out(plan.n_rows, row_width_);
+    Matrix out(plan.n_rows, row_width_, backend_.memory());
     backend_.matmul(out.view(), *project_, rows);
-    return out;
+    return to_host(backend_, std::move(out));
   }
 
  private:

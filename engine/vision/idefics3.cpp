@@ -81,14 +81,14 @@ class Idefics3 final : public VisionEncoder {
   Matrix encode(const std::vector<Tile>& tiles, const ImagePlan& plan, const CancelFlag* cancel) const override {
     Arena measure;
     take(measure, plan);
-    Arena arena(measure.n_floats());
+    Arena arena(measure.n_floats(), backend_);
     Work w = take(arena, plan);
     tower_.run(backend_, w.vit, tiles, cancel);
     post_ln_(backend_, w.vit.normed, w.vit.x);
     backend_.merge_rows(w.merged, w.vit.normed, tower_.shuffle_index(plan.n_tiles, merge_), int64_t{merge_} * merge_);
-    Matrix out(plan.n_rows, row_width_);
+    Matrix out(plan.n_rows, row_width_, backend_.memory());
     project_(backend_, out.view(), w.merged);
-    return out;
+    return to_host(backend_, std::move(out));
   }
 
  private:

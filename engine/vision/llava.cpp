@@ -35,7 +35,7 @@ class Llava final : public VisionEncoder {
     mlp_.first = load.linear("mm.0", width, hidden);
     if (two) mlp_.second = load.linear("mm.2", hidden, n_out);
     for (const char* name : {"v.image_newline", "model.image_newline"}) {
-      if (newline_.size() == 0) newline_ = load.optional_floats(name, n_out);
+      if (newline_.size() == 0) newline_ = load.to_host(load.optional_floats(name, n_out));
     }
     projector_ = kProjector;
     row_width_ = static_cast<int>(n_out);
@@ -88,7 +88,7 @@ class Llava final : public VisionEncoder {
   Matrix encode(const std::vector<Tile>& tiles, const ImagePlan& plan, const CancelFlag* cancel) const override {
     Arena measure;
     take(measure, plan);
-    Arena arena(measure.n_floats());
+    Arena arena(measure.n_floats(), backend_);
     Work w = take(arena, plan);
     const std::vector<int32_t> source = source_rows(plan);
     const int n_tiles = static_cast<int>(tiles.size());
@@ -109,16 +109,17 @@ class Llava final : public VisionEncoder {
       tower_.vit.layer(backend_, il, w.vit, segments, nullptr);
       take_features(il + 1);
     }
-    Matrix out(plan.n_rows, row_width_);
+    Matrix out(plan.n_rows, row_width_, backend_.memory());
     if (mlp_.second.weight) {
       mlp_(backend_, out.view(), w.selected, w.hidden);
     } else {
       mlp_.first(backend_, out.view(), w.selected);
     }
+    Matrix rows = to_host(backend_, std::move(out));
     for (int64_t i = 0; i < plan.n_rows; ++i) {
-      if (source[static_cast<size_t>(i)] < 0) std::copy_n(newline_.data(), row_width_, out.view().row(i));
+      if (source[static_cast<size_t>(i)] < 0) std::copy_n(newline_.data(), row_width_, rows.view().row(i));
     }
-    return out;
+    return rows;
   }
 
  private:
@@ -246,7 +247,7 @@ class Llava final : public VisionEncoder {
   bool stitch_ = true, unpad_ = true;
   TileTower tower_;
   Mlp mlp_;                // second: empty when the projector is one matrix
-  Buffer<float> newline_;  // [row_width]; empty when absent
+  Buffer<float> newline_;  // [row_width], on the host; empty when absent
 };
 
 }  // namespace

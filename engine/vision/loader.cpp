@@ -83,6 +83,13 @@ Buffer<float> Loader::table(const std::string& name, int64_t cols, int64_t rows)
   return backend.load_floats(file.tensor(name, {cols, rows}));
 }
 
+Buffer<float> Loader::to_host(Buffer<float> there) const {
+  if (!backend.memory() || there.size() == 0) return there;
+  Buffer<float> here(there.size());
+  backend.copy_out(here.data(), there.data(), there.bytes());
+  return here;
+}
+
 Norm Loader::norm(const std::string& prefix, int64_t n, float eps) const {
   return {floats(prefix + ".weight", n), optional_floats(prefix + ".bias", n), eps};
 }
@@ -134,9 +141,9 @@ Linear Loader::patch_embedding(const std::vector<std::string>& names, int64_t pa
     linear.weight = backend.load_matrix(matrix);
     return linear;
   }
-  keep = backend.load_floats(first);
+  keep = to_host(backend.load_floats(first));
   for (size_t i = 1; i < names.size(); ++i) {
-    const Buffer<float> next = backend.load_floats(file.tensor(names[i], {patch, patch, 3, out}));
+    const Buffer<float> next = to_host(backend.load_floats(file.tensor(names[i], {patch, patch, 3, out})));
     for (size_t k = 0; k < keep.size(); ++k) keep[k] += next[k];
   }
   linear.weight = own_matrix(names[0], keep, out, 3 * patch * patch);

@@ -70,12 +70,12 @@ class Qwen25Vl final : public VisionEncoder {
   Matrix encode(const std::vector<Tile>& tiles, const ImagePlan& plan, const CancelFlag* cancel) const override {
     Arena measure;
     patches_.scratch(measure, vit_, plan);
-    Arena arena(measure.n_floats());
+    Arena arena(measure.n_floats(), backend_);
     QwenScratch w = patches_.scratch(arena, vit_, plan);
     const int block = patches_.merge * patches_.merge;
     const WindowOrder order = order_by_windows(patches_.block_order(plan), plan, window_, block);
     patches_.embed(backend_, w.vit, tiles, plan, order.patches);
-    patches_.rope_rows(w.rope, plan, order.patches);
+    patches_.rope_rows(backend_, w.rope, plan, order.patches);
     const ConstMat rope = w.rope;
     const int32_t all[] = {0, static_cast<int32_t>(order.patches.size())};
     for (int il = 0; il < vit_.n_layer(); ++il) {
@@ -87,9 +87,9 @@ class Qwen25Vl final : public VisionEncoder {
     const int64_t width = patches_.block_width();
     const Mat merged(w.vit.x.data, plan.n_rows, width);
     backend_.merge_rows(merged, w.vit.normed, order.rows, block);
-    Matrix out(plan.n_rows, row_width_);
+    Matrix out(plan.n_rows, row_width_, backend_.memory());
     merger_(backend_, out.view(), merged, Mat(w.vit.wide.data, plan.n_rows, width));
-    return out;
+    return to_host(backend_, std::move(out));
   }
 
  private:

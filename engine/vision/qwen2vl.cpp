@@ -35,11 +35,11 @@ class Qwen2Vl final : public VisionEncoder {
   Matrix encode(const std::vector<Tile>& tiles, const ImagePlan& plan, const CancelFlag* cancel) const override {
     Arena measure;
     patches_.scratch(measure, vit_, plan);
-    Arena arena(measure.n_floats());
+    Arena arena(measure.n_floats(), backend_);
     QwenScratch w = patches_.scratch(arena, vit_, plan);
     const auto order = patches_.block_order(plan);
     patches_.embed(backend_, w.vit, tiles, plan, order);
-    patches_.rope_rows(w.rope, plan, order);
+    patches_.rope_rows(backend_, w.rope, plan, order);
     const ConstMat rope = w.rope;
     const int32_t all[] = {0, static_cast<int32_t>(order.size())};
     for (int il = 0; il < vit_.n_layer(); ++il) {
@@ -49,10 +49,10 @@ class Qwen2Vl final : public VisionEncoder {
     post_ln_(backend_, w.vit.normed, w.vit.x);
     // The patches of a row are neighbours: [n_patches, n_embd] read as [n_rows, 4 n_embd].
     const int64_t width = patches_.block_width();
-    Matrix out(plan.n_rows, row_width_);
+    Matrix out(plan.n_rows, row_width_, backend_.memory());
     merger_(backend_, out.view(), ConstMat(w.vit.normed.data, plan.n_rows, width),
             Mat(w.vit.wide.data, plan.n_rows, width));
-    return out;
+    return to_host(backend_, std::move(out));
   }
 
  private:

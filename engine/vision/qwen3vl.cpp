@@ -17,23 +17,22 @@ struct Deepstack {
   Mlp mlp;
 };
 
-// s.x[i] += table at the place of patch order[i]: the n x n table stretched over the grid, corners on corners,
-// bilinear.
-void add_positions(Mat x, const Buffer<float>& table, int n, int grid_h, int grid_w, std::span<const int32_t> order) {
+// x[i] += table [n * n, cols] at the place of patch order[i]: the n x n table stretched over the grid, corners on
+// corners, bilinear.
+void add_positions(Backend& b, Mat x, const Buffer<float>& table, int n, int grid_h, int grid_w,
+                   std::span<const int32_t> order) {
   const auto place = [n](int i, int count) { return count > 1 ? static_cast<double>(i) * (n - 1) / (count - 1) : 0.0; };
-  for (int64_t t = 0; t < x.rows; ++t) {
-    const int raster = order[static_cast<size_t>(t)];
+  std::vector<int32_t> index;
+  std::vector<float> weight;
+  for (const int32_t raster : order) {
     const double y = place(raster / grid_w, grid_h), xx = place(raster % grid_w, grid_w);
     const int y0 = static_cast<int>(y), x0 = static_cast<int>(xx), y1 = std::min(y0 + 1, n - 1),
               x1 = std::min(x0 + 1, n - 1);
     const double fy = y - y0, fx = xx - x0;
-    const float w00 = float((1 - fy) * (1 - fx)), w01 = float((1 - fy) * fx), w10 = float(fy * (1 - fx)),
-                w11 = float(fy * fx);
-    const auto row = [&](int r, int c) { return table.data() + (static_cast<int64_t>(r) * n + c) * x.cols; };
-    const float *p00 = row(y0, x0), *p01 = row(y0, x1), *p10 = row(y1, x0), *p11 = row(y1, x1);
-    float* out = x.row(t);
-    for (int64_t i = 0; i < x.cols; ++i) out[i] += w00 * p00[i] + w01 * p01[i] + w10 * p10[i] + w11 * p11[i];
+    for (const int32_t row : {y0 * n + x0, y0 * n + x1, y1 * n + x0, y1 * n + x1}) index.push_back(row);
+    for (const double w : {(1 - fy) * (1 - fx), (1 - fy) * fx, fy * (1 - fx), fy * fx}) weight.push_back(float(w));
   }
+  b.weighted_rows(x, ConstMat(table.data(), int64_t{n} * n, x.cols), index, weight, 4, true);
 }
 
 class Qwen3Vl final : public VisionEncoder {
@@ -79,18 +78,18 @@ class Qwen3Vl final : public VisionEncoder {
   Matrix encode(const std::vector<Tile>& tiles, const ImagePlan& plan, const CancelFlag* cancel) const override {
     Arena measure;
     patches_.scratch(measure, vit_, plan);
-    Arena arena(measure.n_floats());
+    Arena arena(measure.n_floats(), backend_);
     QwenScratch w = patches_.scratch(arena, vit_, plan);
     const auto order = patches_.block_order(plan);
     const int merge = patches_.merge;
     patches_.embed(backend_, w.vit, tiles, plan, order);
-    add_positions(w.vit.x, positions_, table_side_, plan.grid_rows * merge, plan.grid_cols * merge, order);
-    patches_.rope_rows(w.rope, plan, order);
+    add_positions(backend_, w.vit.x, positions_, table_side_, plan.grid_rows * merge, plan.grid_cols * merge, order);
+    patches_.rope_rows(backend_, w.rope, plan, order);
     const ConstMat rope = w.rope;
     const int32_t all[] = {0, static_cast<int32_t>(order.size())};
     // The patches of a row are neighbours: [n_patches, n_embd] read as [n_rows, merge^2 n_embd].
     const auto by_rows = [&](const Mat& m) { return Mat(m.data, plan.n_rows, patches_.block_width()); };
-    Matrix out(plan.n_rows, row_width_);
+    Matrix out(plan.n_rows, row_width_, backend_.memory());
     size_t level = 0;
     for (int il = 0; il < vit_.n_layer(); ++il) {
       throw_if_cancelled(cancel);
@@ -103,7 +102,7 @@ class Qwen3Vl final : public VisionEncoder {
     }
     post_ln_(backend_, w.vit.normed, w.vit.x);
     merger_(backend_, out.view().cols_at(0, n_out_), by_rows(w.vit.normed), by_rows(w.vit.wide));
-    return out;
+    return to_host(backend_, std::move(out));
   }
 
  private:

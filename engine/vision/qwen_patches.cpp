@@ -126,7 +126,16 @@ void QwenPatches::embed(Backend& b, VitScratch& s, const std::vector<Tile>& tile
   b.merge_rows(s.x, s.normed, order, 1);
 }
 
-void QwenPatches::rope_rows(Mat cs, const ImagePlan& plan, std::span<const int32_t> order) const {
+void QwenPatches::rope_rows(Backend& b, Mat cs, const ImagePlan& plan, std::span<const int32_t> order) const {
+  if (b.memory()) {
+    Matrix here(cs.rows, cs.cols);
+    fill_rope_rows(here.view(), plan, order);
+    return b.copy_in(cs.data, here.view().data, here.bytes());
+  }
+  fill_rope_rows(cs, plan, order);
+}
+
+void QwenPatches::fill_rope_rows(Mat cs, const ImagePlan& plan, std::span<const int32_t> order) const {
   const int half = header.head_dim() / 2, quarter = half / 2, stride = plan.grid_cols * merge;
   // Cosines and sines of one coordinate, for as many as the longer side has.
   const int n = std::max(plan.grid_rows, plan.grid_cols) * merge;

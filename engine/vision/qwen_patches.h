@@ -27,7 +27,7 @@ struct QwenPatches {
   void embed(Backend& b, VitScratch& s, const std::vector<Tile>& tiles, const ImagePlan& plan,
              std::span<const int32_t> order) const;
   // cs [n_patches, head_dim]: first half of the pairs turns by the row, second by the column, base 10000.
-  void rope_rows(Mat cs, const ImagePlan& plan, std::span<const int32_t> order) const;
+  void rope_rows(Backend& b, Mat cs, const ImagePlan& plan, std::span<const int32_t> order) const;
   QwenScratch scratch(Arena& arena, const Vit& vit, const ImagePlan& plan) const;
   // Bytes that encoding takes: scratch, pixels and returned rows.
   int64_t encode_bytes(const Vit& vit, const ImagePlan& plan, int row_width) const;
@@ -41,6 +41,9 @@ struct QwenPatches {
   int64_t min_pixels = 0, max_pixels = 0;
   Linear patches;
   Buffer<float> kernel;
+
+ private:
+  void fill_rope_rows(Mat cs, const ImagePlan& plan, std::span<const int32_t> order) const;  // cs: host memory
 };
 
 }  // namespace foveal

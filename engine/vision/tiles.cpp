@@ -67,14 +67,15 @@ void TileTower::embed(Backend& b, VitScratch& s, const std::vector<Tile>& tiles)
            header.image_size, "x", header.image_size);
     }
     const Mat rows = cells.rows_at(static_cast<int64_t>(t) * n, n);
-    if (first) std::fill_n(rows.row(0), n_pixels, 0.0f);  // a row that the class embedding will replace
     b.patch_rows(rows.rows_at(first, n - first), tiles[t].pixels.data(), tiles[t].height, tiles[t].width, header.patch);
+    // The class embedding will replace this row's product: any numbers will do.
+    if (first) b.copy(rows.row(0), rows.row(1), static_cast<size_t>(n_pixels) * sizeof(float));
   }
   patches(b, s.x, cells);
   const ConstMat pos(positions.data(), n, header.n_embd);
   for (size_t t = 0; t < tiles.size(); ++t) {
     const Mat rows = s.x.rows_at(static_cast<int64_t>(t) * n, n);
-    if (first) std::copy_n(cls.data(), header.n_embd, rows.row(0));
+    if (first) b.copy(rows.row(0), cls.data(), cls.bytes());
     b.add(rows, pos);
   }
   if (pre_ln.weight.size() != 0) pre_ln(b, s.x, s.x);

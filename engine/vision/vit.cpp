@@ -38,13 +38,13 @@ static Linear load_qkv(const Loader& load, const std::string& prefix, int64_t n_
   const TensorInfo* parts[3];
   Linear qkv;
   const bool biased = load.file.find_tensor(prefix + "attn_q.bias") != nullptr;
-  if (biased) qkv.bias = Buffer<float>(static_cast<size_t>(3 * n_embd));
+  if (biased) qkv.bias = Buffer<float>(static_cast<size_t>(3 * n_embd), load.backend.memory());
   for (int i = 0; i < 3; ++i) {
     const std::string name = prefix + "attn_" + "qkv"[i];
     parts[i] = &load.file.tensor(name + ".weight", {n_embd, n_embd});
     if (!biased) continue;
     const Buffer<float> part = load.floats(name + ".bias", n_embd);
-    std::copy_n(part.data(), n_embd, qkv.bias.data() + i * n_embd);
+    load.backend.copy(qkv.bias.data() + i * n_embd, part.data(), part.bytes());
   }
   qkv.weight = load.product(parts);
   return qkv;
@@ -135,6 +135,13 @@ void Vit::layer(Backend& b, int il, VitScratch& s, std::span<const int32_t> segm
   block.out(b, s.normed, s.attended);
   b.add(s.x, s.normed, block.ls1.size() == 0 ? nullptr : block.ls1.data());
   feed_forward(b, block, s);
+}
+
+Matrix to_host(Backend& b, Matrix there) {
+  if (!b.memory()) return there;
+  Matrix here(there.rows(), there.cols());
+  b.copy_out(here.view().data, there.view().data, there.bytes());
+  return here;
 }
 
 void throw_if_cancelled(const CancelFlag* cancel) {

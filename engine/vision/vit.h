@@ -29,11 +29,11 @@ void check_text_width(const Gguf& mmproj, const Gguf& text, int64_t projected);
 void check_text_arch(const Gguf& mmproj, const Gguf& text, const std::string& projector,
                      std::initializer_list<const char*> archs);
 
-// Named pieces of one allocation. A pass without memory measures, the next one hands out.
+// Named pieces of one allocation in a backend's memory. A pass without memory measures, the next one hands out.
 class Arena {
  public:
   Arena() = default;  // measures
-  explicit Arena(int64_t n_floats) : memory_(static_cast<size_t>(n_floats)), measuring_(false) {}
+  Arena(int64_t n_floats, Backend& b) : memory_(static_cast<size_t>(n_floats), b.memory()), measuring_(false) {}
   Mat take(int64_t rows, int64_t cols);
   int64_t n_floats() const { return used_; }
 
@@ -72,6 +72,7 @@ class Loader {
   Buffer<float> floats(const std::string& name, int64_t n) const;
   Buffer<float> optional_floats(const std::string& name, int64_t n) const;  // empty when absent
   Buffer<float> table(const std::string& name, int64_t cols, int64_t rows) const;
+  Buffer<float> to_host(Buffer<float> there) const;  // what the host itself works on, from the backend's memory
   Norm norm(const std::string& prefix, int64_t n, float eps) const;
   Linear linear(const std::string& prefix, int64_t in, int64_t out) const;
   // A matrix of the transformer's blocks: the precision is the user's choice. Parts are stacked by rows.
@@ -121,6 +122,9 @@ class Vit {
   int n_head_ = 0;
   Act act_ = Act::gelu_quick;
 };
+
+// Rows that a backend has written to its own memory, in the host's.
+Matrix to_host(Backend& b, Matrix there);
 
 void throw_if_cancelled(const CancelFlag* cancel);
 

@@ -39,6 +39,7 @@ class Model:
         vision_precision: Literal["auto", "f32", "bf16", "bf16x3"] = "auto",
         *,
         stream_prefill: Literal["auto", "on", "off"] = "auto",
+        mmproj_offload: bool = True,
         chat_template: str | None = None,
         progress: Progress | None = None,
     ) -> None:
@@ -47,7 +48,8 @@ class Model:
         device: "auto" takes a GPU where build and machine have one, "cpu", "cuda", or "cuda:N" as ``list_devices()``
         counts. gpu_layers: so many of the last layers are on the GPU; "auto": as many as fit.
         stream_prefill: the other layers read a prompt on the GPU too, their weights streamed through it; "auto": where
-        the prompt is long enough for that to be faster.
+        the prompt is long enough for that to be faster. The picture encoder goes to the GPU too where layers do and it
+        fits, unless mmproj_offload is False or vision_precision isn't "auto".
 
         threads: None takes the physical cores. image_min_tokens, image_max_tokens: rows per picture, None for the
         file's or the family's own limits. vision_precision: "bf16" multiplies in bfloat16 in the picture encoder,
@@ -62,6 +64,8 @@ class Model:
             raise ArgumentError(f"vision_precision: found {vision_precision!r:.60}, expected auto, f32, bf16 or bf16x3")
         if stream_prefill not in ("auto", "on", "off"):
             raise ArgumentError(f"stream_prefill: found {stream_prefill!r:.60}, expected auto, on or off")
+        if not isinstance(mmproj_offload, bool):
+            raise ArgumentError(f"mmproj_offload: found {mmproj_offload!r:.60}, expected True or False")
         self._progress = progress or Progress()
         self._native = _foveal.Model.load(
             path=path_bytes("path", path),
@@ -73,6 +77,7 @@ class Model:
             image_min_tokens=_rows("image_min_tokens", image_min_tokens),
             image_max_tokens=_rows("image_max_tokens", image_max_tokens),
             vision_precision=vision_precision,
+            mmproj_offload=mmproj_offload,
             progress=self._progress._native,
         )
         self._jinja = chat_template == "jinja"

@@ -6,7 +6,8 @@ namespace {
 
 std::unique_ptr<PyModel> load(const nb::bytes& path, const nb::bytes& mmproj, const std::string& device, int gpu_layers,
                               const std::string& stream_prefill, int threads, int image_min_tokens,
-                              int image_max_tokens, const std::string& vision_precision, ProgressState& progress) {
+                              int image_max_tokens, const std::string& vision_precision, bool mmproj_offload,
+                              ProgressState& progress) {
   ModelOptions o;
   o.mmproj = from_bytes(mmproj);
   o.device = device;
@@ -16,6 +17,7 @@ std::unique_ptr<PyModel> load(const nb::bytes& path, const nb::bytes& mmproj, co
   o.image_min_tokens = image_min_tokens;
   o.image_max_tokens = image_max_tokens;
   o.vision_precision = vision_precision;
+  o.mmproj_offload = mmproj_offload;
   SignalCheck signals;
   o.progress = [&](const char* what, float share) {
     progress.set(what, share);
@@ -162,7 +164,8 @@ void bind_model(nb::module_& m) {
   nb::class_<PyModel>(m, "Model", "A loaded model; immutable, shared by its sessions.")
       .def_static("load", &load, nb::arg("path"), nb::arg("mmproj"), nb::arg("device"), nb::arg("gpu_layers"),
                   nb::arg("stream_prefill"), nb::arg("threads"), nb::arg("image_min_tokens"),
-                  nb::arg("image_max_tokens"), nb::arg("vision_precision"), nb::arg("progress"))
+                  nb::arg("image_max_tokens"), nb::arg("vision_precision"), nb::arg("mmproj_offload"),
+                  nb::arg("progress"))
       .def("info", &info)
       .def("tokenizer",
            [](const PyModel& p) { return std::const_pointer_cast<Tokenizer>(p.get("model.tokenizer").tokenizer()); })

@@ -252,6 +252,31 @@ TEST(patches_and_merging) {
   });
 }
 
+TEST(rows_by_weights) {
+  on_every_backend([](Backend& b) {
+    Random random(8);
+    const Padded x(12, 600, 603, random);
+    const int64_t m = 4;
+    std::vector<int32_t> index;
+    for (int i = 0; i < 20; ++i) index.push_back(i * 5 % 12);
+    const auto weight = numbers(20, random);
+    for (const bool add : {false, true}) {
+      Random before(9);
+      Padded out(5, 600, 601, before);
+      const Padded start = out;
+      b.weighted_rows(out.view, x.view, index, weight, m, add);
+      for (int64_t i = 0; i < 5; ++i)
+        for (int64_t e = 0; e < 600; ++e) {
+          float sum = 0;
+          for (int64_t j = i * m; j < (i + 1) * m; ++j)
+            sum += weight[static_cast<size_t>(j)] * x.view.row(index[static_cast<size_t>(j)])[e];
+          CHECK_EQ(out.view.row(i)[e], add ? start.data[static_cast<size_t>(i * 601 + e)] + sum : sum);
+        }
+      CHECK(out.gaps_untouched());
+    }
+  });
+}
+
 TEST(many_rows_on_threads) {
   Random random(7);
   const Padded x(300, 257, 260, random);

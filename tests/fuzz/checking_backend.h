@@ -109,6 +109,15 @@ class CheckingBackend : public foveal::Backend {
     read(x);
     write(out);
   }
+  void weighted_rows(Mat out, ConstMat x, std::span<const int32_t> index, std::span<const float> weight, int64_t m,
+                     bool add) override {
+    FUZZ_REQUIRE(m > 0 && out.rows * m == static_cast<int64_t>(index.size()) && out.cols == x.cols);
+    FUZZ_REQUIRE(weight.size() == index.size());
+    for (const int32_t i : index) FUZZ_REQUIRE(i >= 0 && i < x.rows);
+    read(x);
+    if (add) read(out);
+    write(out);
+  }
 
  private:
   static void same(ConstMat a, ConstMat b) { FUZZ_REQUIRE(a.rows == b.rows && a.cols == b.cols); }

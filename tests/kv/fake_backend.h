@@ -35,6 +35,7 @@ class FakeBackend : public Backend {
   void attend_full(Mat, ConstMat, ConstMat, ConstMat, int, std::span<const int32_t>, float) override { no(); }
   void patch_rows(Mat, const float*, int64_t, int64_t, int64_t) override { no(); }
   void merge_rows(Mat, ConstMat, std::span<const int32_t>, int64_t) override { no(); }
+  void weighted_rows(Mat, ConstMat, std::span<const int32_t>, std::span<const float>, int64_t, bool) override { no(); }
 
   // Rows are float32 here whatever the head count: the tests use KvType::F32.
   void append_kv(std::span<const KvHead> heads, KvType type, ConstMat k, ConstMat v, int64_t d) override {

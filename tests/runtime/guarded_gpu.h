@@ -60,7 +60,7 @@ class GuardedBackend final : public foveal::Backend {
   GuardedBackend() : cpu_(foveal::make_cpu_backend(1)), arena_(settings.total) {}
   std::string name() const override { return "guarded:0"; }
   foveal::Memory* memory() override { return &arena_; }
-  uint64_t free_bytes() override { return settings.total - settings.used; }
+  uint64_t free_bytes() override { return settings.total - std::min(settings.used, settings.total); }
   void copy_in(void* to, const void* host, size_t n) override {
     if (!arena_.holds(to) || arena_.holds(host)) foveal::fail(foveal::ErrorCode::device, "copy_in: wrong side");
     count_copy();
@@ -79,8 +79,15 @@ class GuardedBackend final : public foveal::Backend {
   }
 
   foveal::WeightPtr load_matrix(std::span<const foveal::TensorInfo* const> parts) override {
+    return guard(cpu_->load_matrix(parts));
+  }
+  bool has_bf16() override { return cpu_->has_bf16(); }
+  foveal::WeightPtr load_matrix_bf16(std::span<const foveal::TensorInfo* const> parts, bool split) override {
+    return guard(cpu_->load_matrix_bf16(parts, split));
+  }
+  foveal::WeightPtr guard(foveal::WeightPtr inner) {
     auto w = std::make_unique<GuardedWeight>();
-    w->inner = cpu_->load_matrix(parts);
+    w->inner = std::move(inner);
     w->rows = w->inner->rows;
     w->cols = w->inner->cols;
     w->bytes = w->inner->bytes;
@@ -161,10 +168,15 @@ class GuardedBackend final : public foveal::Backend {
     with([&] { cpu_->row_norm(norms, rows, type, n, head_dim); });
   }
   void patch_rows(foveal::Mat out, const float* pixels, int64_t height, int64_t width, int64_t patch) override {
+    if (arena_.holds(pixels)) foveal::fail(foveal::ErrorCode::device, "patch_rows: wrong side");
     with([&] { cpu_->patch_rows(out, pixels, height, width, patch); });
   }
   void merge_rows(foveal::Mat out, foveal::ConstMat x, std::span<const int32_t> index, int64_t m) override {
     with([&] { cpu_->merge_rows(out, x, index, m); });
+  }
+  void weighted_rows(foveal::Mat out, foveal::ConstMat x, std::span<const int32_t> index, std::span<const float> weight,
+                     int64_t m, bool add) override {
+    with([&] { cpu_->weighted_rows(out, x, index, weight, m, add); });
   }
 
  private:

@@ -164,6 +164,8 @@ const std::vector<Flag>& flags() {
       {"--device", "NAME", MODEL, "auto, cpu, cuda, or cuda:N of --list-devices", set_device},
       {"--stream-prefill", "WHEN", MODEL,
        "prompts read on the GPU also by layers on the CPU: auto (long ones), on, off (auto)", set_stream_prefill},
+      {"--no-mmproj-offload", nullptr, TALK, "the picture encoder stays on the CPU where layers are on a GPU",
+       [](const Given& g) { g.o.mmproj_offload = false; }},
       {"--image-min-tokens", "N", TALK | PLAN, "least rows per picture",
        [](const Given& g) { g.o.image_min_tokens = g.count(1); }},
       {"--image-max-tokens", "N", TALK | PLAN, "most rows per picture",

@@ -14,6 +14,7 @@ struct Options {
 
   std::string model, mmproj, device = "auto", chat_template;
   std::string vision_precision = "auto", stream_prefill = "auto";
+  bool mmproj_offload = true;
   int gpu_layers = -1, threads = 0, image_min_tokens = 0, image_max_tokens = 0;
   int64_t n_ctx = 0;
   KvOptions kv;

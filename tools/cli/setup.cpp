@@ -38,6 +38,7 @@ std::shared_ptr<const Model> load_model(const Options& o) {
   m.device = o.device;
   m.gpu_layers = o.gpu_layers;
   m.stream_prefill = o.stream_prefill;
+  m.mmproj_offload = o.mmproj_offload;
   m.threads = o.threads;
   m.image_min_tokens = o.image_min_tokens;
   m.image_max_tokens = o.image_max_tokens;

@@ -126,6 +126,7 @@ FLAGS = (
         default="auto",
         choices=("auto", "on", "off"),
     ),
+    Flag(("--no-mmproj-offload",), TALK, "the picture encoder stays on the CPU where layers are on a GPU", None),
     Flag(("--image-min-tokens",), (*TALK, PLAN), "least rows per picture", integer(1)),
     Flag(("--image-max-tokens",), (*TALK, PLAN), "most rows per picture", integer(1)),
     Flag(

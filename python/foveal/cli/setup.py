@@ -79,6 +79,7 @@ def load_model(o: argparse.Namespace) -> tuple[Model, Progress]:
             image_min_tokens=getattr(o, "image_min_tokens", None),
             image_max_tokens=getattr(o, "image_max_tokens", None),
             vision_precision=getattr(o, "vision_precision", "auto"),
+            mmproj_offload=not getattr(o, "no_mmproj_offload", False),
             chat_template=getattr(o, "chat_template", None),
             progress=progress,
         )
