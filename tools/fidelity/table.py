@@ -28,7 +28,8 @@ Made by `python tools/fidelity/table.py -o docs/fidelity.md`.
 The original is transformers 5.23 in float32 on the weights that the F16 files hold exactly; the models are the tiny
 ones of `tests/data` (random weights, official-style configurations; random weights are the hard case: logits lie close
 together, and nothing hides an error). Foveal {ours} and llama.cpp (package xllamacpp, {theirs}) ran on the CPU, the KV
-cache in float32; llama.cpp without flash attention, which is its most exact setting.
+cache and the encoders' products in float32 (on CPUs with AMX the default is bf16x3, docs/performance.md); llama.cpp
+without flash attention, which is its most exact setting.
 
 - **rows**: rows of the prompt, text and picture. Another number means that the pictures were cut or laid out otherwise.
 - **pixels**: largest difference of a preprocessed pixel, normalised as the encoder gets it.
@@ -71,7 +72,7 @@ def until_difference(found: list[int], expected: list[int]) -> int:
 
 def ours(case: Case) -> list[str]:
     """The columns of Foveal."""
-    model, arrays = load(case.family), case.arrays
+    model, arrays = load(case.family, vision_precision="f32"), case.arrays
     pixels = embeddings = ""
     if case.images:
         pictures = [to_pixels(path) for path in case.images]
