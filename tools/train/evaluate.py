@@ -11,7 +11,7 @@ import data
 import pages
 import tokenizer as tk
 import torch
-from model import Decoder, Encoder, Shape
+from model import Decoder, Encoder, shape_of
 
 QUESTION = "{}<|im_end|>\n<|im_start|>assistant\n"
 
@@ -21,7 +21,8 @@ class Model:
 
     def __init__(self, path, device):
         state = torch.load(path, map_location=device)
-        self.encoder, self.decoder, self.device = Encoder(Shape()).to(device), Decoder(Shape()).to(device), device
+        shape = shape_of(state["decoder"])
+        self.encoder, self.decoder, self.device = Encoder(shape).to(device), Decoder(shape).to(device), device
         self.encoder.load_state_dict(state["encoder"])
         self.decoder.load_state_dict(state["decoder"])
 

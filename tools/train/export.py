@@ -12,7 +12,7 @@ import gguf
 import numpy as np
 import tokenizer as tk
 import torch
-from model import IMAGE_MEAN, IMAGE_STD, Shape
+from model import IMAGE_MEAN, IMAGE_STD, shape_of
 
 F16, Q8 = gguf.GGMLQuantizationType.F16, gguf.GGMLQuantizationType.Q8_0
 CONTEXT = 4096
@@ -137,8 +137,9 @@ def main():
     args = p.parse_args()
     state = torch.load(args.checkpoint, map_location="cpu")
     args.out.mkdir(parents=True, exist_ok=True)
-    write_text(state["decoder"], Shape(), args.out / "demo-model.gguf", F16 if args.type == "f16" else Q8)
-    write_pictures(state["encoder"], Shape(), args.out / "demo-mmproj.gguf")
+    shape = shape_of(state["decoder"])
+    write_text(state["decoder"], shape, args.out / "demo-model.gguf", F16 if args.type == "f16" else Q8)
+    write_pictures(state["encoder"], shape, args.out / "demo-mmproj.gguf")
     for name in ("demo-model.gguf", "demo-mmproj.gguf"):
         print(f"{args.out / name}: {(args.out / name).stat().st_size / 1e6:.2f} MB")
 

@@ -17,15 +17,16 @@ HERE = Path(__file__).parent
 PLAN = [
     ("glyphs", "encoder", 0.20, ["--budget", "1000", "--rate", "2.5e-3", "--whole", "0.1"], ["--budget", "24000"]),
     ("pages", "encoder", 0.15, ["--budget", "1500", "--rate", "1.5e-3", "--whole", "0.7"], ["--budget", "24000"]),
-    ("copying", "decoder", 0.30, ["--level", "1", "--grow", "0.5"], ["--budget", "120000", "--tell", "20"]),
+    ("copying", "decoder", 0.25, ["--level", "1", "--grow", "0.5"], ["--budget", "120000", "--tell", "20"]),
     (
         "reading",
         "decoder",
         0.25,
-        ["--level", "4", "--rate", "1.2e-3", "--carry"],
+        ["--level", "4", "--rate", "1e-3", "--carry", "--mix", "form=4,place=2,text=4,ground=0.1,chart=3"],
         ["--budget", "120000", "--tell", "20"],
     ),
-    ("joint", "joint", 0.10, ["--rate", "5e-4"], ["--budget", "60000", "--tell", "30"]),
+    ("places", "places", 0.10, [], []),
+    ("joint", "joint", 0.05, ["--rate", "5e-4"], ["--budget", "60000", "--tell", "30"]),
 ]
 
 
@@ -71,7 +72,7 @@ def main():
         done[name] = {"minutes": round((time.time() - start) / 60, 1), "device": args.device}
         record.write_text(json.dumps(done, indent=1))
     if importlib.util.find_spec("gguf"):
-        run("export.py", args.out / "joint.pt", args.out)
+        run("export.py", args.out / "joint.pt", args.out, "--type", "q8_0")  # as f16 it would be 18.5 MB
     else:
         print("no package gguf here: run export.py where there is one")
     run("evaluate.py", args.out / "joint.pt", "--count", args.count, "--device", args.device)

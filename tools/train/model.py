@@ -19,9 +19,9 @@ IMAGE_MEAN, IMAGE_STD = [0.5] * 3, [0.5] * 3
 class Shape:
     """Sizes of both halves. sections: rotary pairs for the t, h and w positions; they sum to head_dim / 2."""
 
-    width: int = 256
-    layers: int = 6
-    heads: int = 4
+    width: int = 320
+    layers: int = 8
+    heads: int = 5
     ffn: int = 640
     sections: tuple = (1, 6, 25)
     rope_base: float = 1000.0
@@ -35,6 +35,13 @@ class Shape:
     @property
     def head_dim(self):
         return self.width // self.heads
+
+
+def shape_of(state):
+    """The shape of a decoder's saved state, heads being of the usual size."""
+    width, layers = state["embed.weight"].shape[1], 1 + max(int(k.split(".")[1]) for k in state if "blocks." in k)
+    heads = width // Shape().head_dim
+    return Shape(width=width, layers=layers, heads=heads, ffn=state["blocks.0.gate.weight"].shape[0])
 
 
 def rotate(x, cos, sin):
@@ -108,10 +115,15 @@ class Block(nn.Module):
         return x + self.down(F.silu(self.gate(h)) * self.up(h))
 
     def forward(self, prefix, rope, asked, rope2, last):
+        prefix, asked = self.attend(prefix, rope, asked, rope2, last)
+        return prefix if last else self.mlp(prefix), None if asked is None else self.mlp(asked)
+
+    def attend(self, prefix, rope, asked, rope2, last):
+        """The attention half of the layer; in the last one the prefix is no longer needed."""
         q, k, v = self.qkv(prefix, rope)  # [B, H, P, d]
         if not last:
             mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-            after = self.mlp(prefix + self.out(mixed.transpose(1, 2).flatten(2)))
+            after = prefix + self.out(mixed.transpose(1, 2).flatten(2))
         else:
             after = prefix
         if asked is None:
@@ -124,7 +136,7 @@ class Block(nn.Module):
         p = torch.cat([far, near], -1).mul(self.d**-0.5).softmax(-1)
         far, near = p.split([k.shape[2], length], -1)
         mixed = (far.transpose(1, 2).flatten(2, 3) @ v).unflatten(2, (n, length)).transpose(1, 2) + near @ v2
-        return after, self.mlp(asked + self.out(mixed.transpose(2, 3).flatten(3)))
+        return after, asked + self.out(mixed.transpose(2, 3).flatten(3))
 
     @staticmethod
     def future(n, device):

@@ -134,9 +134,11 @@ def line_height(rng, size):
 
 
 def where(page, rng, run, name="text"):
-    """The grounding question: the point as two figures of 00 to 99, hundredths of the width and of the height."""
-    x, y = (run.box[0] + run.box[2]) / 2, inward(run.y)
-    answer = f"{min(99, int(100 * x / page.width)):02d},{min(99, int(100 * y / page.height)):02d}"
+    """The grounding question: the point as column and row of the square of TOKEN pixels that it is in, two figures
+    each; the square's middle counts. None for a text narrower than a square."""
+    if run.width < TOKEN:
+        return
+    answer = f"{int((run.box[0] + run.box[2]) / 2 // TOKEN):02d},{int(inward(run.y) // TOKEN):02d}"
     page.ask(f'Where is the {name} "{run.text}"?', answer, run, kind="ground")
 
 
@@ -387,5 +389,5 @@ def is_right(kind, answer, given, box, size):
         x, y = (int(v) for v in given.strip().split(","))
     except ValueError:
         return False
-    px, py = (x + 0.5) * size[0] / 100, (y + 0.5) * size[1] / 100
+    px, py = (x + 0.5) * TOKEN, (y + 0.5) * TOKEN
     return box[0] <= px <= box[2] and box[1] <= py <= box[3]

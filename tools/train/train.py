@@ -1,8 +1,10 @@
-"""One stage of training, resumable: train.py --stage encoder|decoder|joint --minutes M --out DIR [--device cuda].
+"""One stage of training, resumable:
+train.py --stage encoder|decoder|places|joint --minutes M --out DIR [--device cuda].
 
 encoder: pictures crammed with text, to the characters in each token. decoder: laid-out pages as symbols, to answers, on
-pages that grow as the accuracy does. joint: both, on pictures. Each run ends with the rate decayed, saves
-DIR/<stage>.pt, and starts from it (joint starts from the other two) if it is there.
+pages that grow as the accuracy does. places: fits.wire_places() on a decoder that copies already, once. joint: both, on
+pictures. Each run ends with the rate decayed, saves DIR/<stage>.pt, and starts from it (joint starts from the other
+two) if it is there; places works on decoder.pt.
 """
 
 import argparse
@@ -17,6 +19,7 @@ import data
 import pages
 import torch
 import torch.nn.functional as F
+from fits import wire_places
 from model import Decoder, Encoder, Shape
 from wiring import carry_on, codes, ideal_embedding, wire
 
@@ -186,16 +189,16 @@ def train_encoder(args, device):
 
 def train_decoder(args, device):
     table, decoder = codes(Shape.width), Decoder(Shape())
-    path, level, score, carried = args.out / "decoder.pt", args.level, 0.0, False
+    path, level, score, done = args.out / "decoder.pt", args.level, 0.0, {"carried": False, "placed": False}
     wire(decoder, table)
     table, decoder = table.to(device), decoder.to(device)
     if path.exists():
         state = torch.load(path, map_location=device)
         decoder.load_state_dict(state["decoder"])
-        level, carried = max(level, state["level"]), state.get("carried", False)
-    if args.carry and not carried:  # once: a stage that goes on keeps what training made of it
+        level, done = max(level, state["level"]), {k: state.get(k, False) for k in done}
+    if args.carry and not done["carried"]:  # once: a stage that goes on keeps what training made of it
         carry_on(decoder.cpu())
-        decoder, carried = decoder.to(device), True
+        decoder, done["carried"] = decoder.to(device), True
     t, told, seen = Trainer(args, {"decoder": decoder}), time.time() - args.tell + 40, []
 
     def embed(batch, noise=0.0):
@@ -227,9 +230,25 @@ def train_decoder(args, device):
                 f"step {t.step} level {level} loss {mean[0]:.3f} tokens {mean[1]:.3f} answers {mean[2]:.3f}"
                 f" | test here {measure(decoder, embed, device, level, 20)}",
             )
-            save(path, decoder=decoder.state_dict(), level=level, carried=carried)
+            save(path, decoder=decoder.state_dict(), level=level, **done)
     log(args, f"test, full size {measure(decoder, embed, device, len(LEVELS) - 1, 60)}")
-    save(path, decoder=decoder.state_dict(), level=level, carried=carried)
+    save(path, decoder=decoder.state_dict(), level=level, **done)
+
+
+def place_decoder(args, _):
+    """Wires decoder.pt's second circuit, unless it was done: a stage that goes on keeps what training made of it."""
+    path = args.out / "decoder.pt"
+    state = torch.load(path, map_location="cpu")
+    if state.get("placed", False):
+        return
+    decoder, rng = Decoder(Shape()), random.Random(args.seed or time.time_ns())
+    decoder.load_state_dict(state["decoder"])
+
+    def draw(kind, count):
+        return [draw_batch(rng, len(LEVELS) - 1, 4000, {kind: 1}) for _ in range(count)]
+
+    wire_places(decoder, codes(Shape.width), draw, args.minutes, lambda text: log(args, text))
+    save(path, **state | {"decoder": decoder.state_dict(), "placed": True})
 
 
 def train_joint(args, device):
@@ -288,7 +307,7 @@ def parse_mix(text):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--stage", choices=["encoder", "decoder", "joint"], required=True)
+    p.add_argument("--stage", choices=["encoder", "decoder", "places", "joint"], required=True)
     p.add_argument("--minutes", type=float, required=True)
     p.add_argument("--out", type=Path, required=True)
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -318,7 +337,7 @@ def main():
     torch.set_float32_matmul_precision("high")  # on a GPU, TF32: position scores need its 10 bits
     if args.seed:
         torch.manual_seed(args.seed)
-    stages = {"encoder": train_encoder, "decoder": train_decoder, "joint": train_joint}
+    stages = {"encoder": train_encoder, "decoder": train_decoder, "places": place_decoder, "joint": train_joint}
     stages[args.stage](args, torch.device(args.device))
 
 

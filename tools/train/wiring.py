@@ -12,6 +12,7 @@ from tokenizer import IM_END
 
 CODE = 21  # figures in a character's code; width 256 holds twelve codes and a few marks
 BLANK, TEXT, PICTURE = 252, 253, 254  # marks: a picture token without characters; a text token; a picture token
+USED, COPY = 256, 4  # figures that wire() uses; the layer that copies
 MARK, MARK2 = 255, 3 * CODE - 1  # marks that carry_on() adds: one, or two, tokens after a line break
 
 
@@ -110,9 +111,11 @@ class Wire:
 
 @torch.no_grad()
 def wire(decoder, table):
-    """Starts the first three layers as a copier for codes(): layers 0 and 1 give each token the three characters ahead
-    of it, on the page across gaps; layer 2 compares the last three characters said with the page's and brings the one
-    that comes next. Training does the rest: where to start, when to stop, and every weighing of doubtful cases."""
+    """Starts three layers as a copier for codes(): layers 0 and 1 give each token the three characters ahead of it, on
+    the page across gaps; layer COPY compares the last three characters said with the page's and brings the one that
+    comes next. Training does the rest: where to start, when to stop, and every weighing of doubtful cases. The layers
+    between them, and the figures beyond the twelve codes and four marks, stay empty for pointers.py: nothing reads or
+    writes there, and training does not change that."""
     w, blocks, embed = Wire(decoder), decoder.blocks, decoder.embed.weight
     first, second, third, last, ahead, x1, x1b, x2, x2b, x3, p1, p2 = w.place
     text, blank, picture = w.unit[TEXT], w.unit[BLANK], w.unit[PICTURE]
@@ -138,7 +141,7 @@ def wire(decoder, table):
     w.aim(1, 1, (25, 25, 40), ((0, 0, 1), picture, 10))
     w.move(1, 1, w.stack(x2, x2b, 0.6 * x1 + 0.6 * x1b), w.stack(p1, p2, x3), 0.8)
 
-    # layer 2: three characters said against three ahead of a square's first, second, third character
+    # layer COPY: three characters said against three ahead of a square's first, second, third character
     slow = (decoder.freqs < 0.08).nonzero().flatten()[:-1]
     slow = torch.cat([slow, slow + w.d // 2])
     g = torch.Generator().manual_seed(2)
@@ -151,15 +154,38 @@ def wire(decoder, table):
 
     plans = [(trio(p1, p2, x3), first), (trio(first, p1, p2), second), (trio(second, first, p1), third)]
     for head, (key, source) in enumerate(plans):
-        set_head(blocks[2], head, q=trio(first, x1, x2), k=1.2 * key)
-        prefer(blocks[2], head, -3 * blank - 8 * text)  # characters of the page, not of the talk
-        w.move(2, head, w.stack(source), w.stack(first), 1.5)
+        set_head(blocks[COPY], head, q=trio(first, x1, x2), k=1.2 * key)
+        prefer(blocks[COPY], head, -3 * blank - 8 * text)  # characters of the page, not of the talk
+        w.move(COPY, head, w.stack(source), w.stack(first), 1.5)
     goes_on = w.stack(first, 0.5 * end[None])  # where the page goes on blank, the answer ends
-    w.move(2, 0, w.stack(first, blank[None]), goes_on, 1.5)
-    w.aim(2, 3, (10, 10, 10), ((0, 0, 0), text, 5))  # what was just said gives way to what comes
-    w.move(2, 3, w.stack(first), w.stack(0.5 * x1b - 0.75 * first), 1.0)
-    for block in blocks[3:]:
+    w.move(COPY, 0, w.stack(first, blank[None]), goes_on, 1.5)
+    w.aim(COPY, 3, (10, 10, 10), ((0, 0, 0), text, 5))  # what was just said gives way to what comes
+    w.move(COPY, 3, w.stack(first), w.stack(0.5 * x1b - 0.75 * first), 1.0)
+    for block in blocks[COPY + 1 :]:
         free_content(block, decoder.freqs)
+    keep_empty(decoder)
+
+
+def keep_empty(decoder):
+    """Takes the figures from USED on, the layers between the second and COPY, and every layer's last head out of every
+    matrix."""
+    decoder.embed.weight[:, USED:] = 0
+    decoder.norm.weight[USED:] = 0
+    decoder.norm.weight *= (USED / decoder.shape.width) ** 0.5
+    for i, block in enumerate(decoder.blocks):
+        for norm in (block.attn_norm, block.ffn_norm):
+            norm.weight[:USED] *= (USED / decoder.shape.width) ** 0.5  # as if the empty figures were not there
+        head = slice((block.heads - 1) * block.d, None)
+        for reader in (block.q, block.k, block.v, block.gate, block.up):
+            reader.weight[:, USED:] = 0
+        for writer in (block.out, block.down):
+            writer.weight[USED:] = 0
+        for part in (block.q, block.k, block.v):
+            part.weight[head] = 0
+        block.out.weight[:, head] = 0
+        if 1 < i < COPY:
+            for part in (block.q, block.k, block.v, block.out, block.gate, block.up, block.down):
+                part.weight.zero_()
 
 
 @torch.no_grad()
