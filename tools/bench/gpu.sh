@@ -1,28 +1,38 @@
 #!/usr/bin/env bash
-# On a machine with an NVIDIA card: builds with CUDA for it, runs the tests named cuda*, then decode and prefill on the
-# card and on the CPU. tools/bench/gpu.sh [MODEL.gguf ...]: without models, four with random weights are made (numpy, gguf).
+# On a machine with an NVIDIA card, all of it in one call: builds with CUDA for that card, runs the tests named cuda*
+# (kernels on the host shim, sessions and encoders on the card), compute-sanitizer over a small one where it is
+# installed, and prints the card's speed as tables for docs/gpu.md. Needs nvcc, cmake, and Python with numpy and gguf;
+# 16 GB of disk for models with random weights, which are made once. FOVEAL_GPU_BUILD: the build's folder (build-gpu).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+
+refuse() {
+  printf 'gpu.sh: %s\n' "$1" >&2
+  exit 2
+}
+export PATH="$PATH:/usr/local/cuda/bin"
+command -v nvidia-smi > /dev/null || refuse "no nvidia-smi: there is no NVIDIA driver here"
+nvidia-smi -L > /dev/null 2>&1 || refuse "nvidia-smi finds no card: $(nvidia-smi -L 2>&1 | head -n 1)"
+command -v nvcc > /dev/null || refuse "no nvcc in PATH or /usr/local/cuda/bin: the CUDA toolkit is needed to build"
+command -v cmake > /dev/null || refuse "no cmake in PATH"
+python3 -c 'import gguf, numpy' 2> /dev/null || refuse "python3 lacks gguf or numpy: pip install gguf numpy"
+
 build=${FOVEAL_GPU_BUILD:-build-gpu}
-cmake -S . -B "$build" -DFOVEAL_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES="${FOVEAL_GPU_ARCHITECTURES:-native}"
+architecture=${FOVEAL_GPU_ARCHITECTURES:-native}
+cmake -S . -B "$build" -DCMAKE_BUILD_TYPE=Release -DFOVEAL_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES="$architecture"
 cmake --build "$build" --parallel
-ctest --test-dir "$build" -R '^cuda' --output-on-failure
+ctest --test-dir "$build" -R '^cuda' --output-on-failure --no-tests=error -j "$(nproc)"
 "$build/foveal" --list-devices
-models=("$@")
-if [ "${#models[@]}" = 0 ]; then
-  like=tests/data/text_llama/model-f16.gguf
-  for type in Q4_K_M Q8_0; do
-    small=$build/random-1.4b-$type.gguf large=$build/random-7b-$type.gguf
-    [ -f "$small" ] || python3 tools/bench/make_model.py text "$small" --like "$like" --type "$type"
-    [ -f "$large" ] || python3 tools/bench/make_model.py text "$large" --like "$like" --type "$type" \
-      --layers 32 --embd 4096 --heads 32 --kv-heads 8 --ffn 14336
-    models+=("$small" "$large")
+
+if command -v compute-sanitizer > /dev/null; then
+  for tool in memcheck racecheck; do
+    printf '\n== compute-sanitizer %s\n' "$tool"
+    compute-sanitizer --tool "$tool" --error-exitcode 1 "$build/cuda_gpu_sessions"
   done
+else
+  echo "skipped: compute-sanitizer is not in PATH"
 fi
-for model in "${models[@]}"; do
-  printf '\n%s\n' "$model"
-  for device in cuda cpu; do
-    "$build/foveal" bench -m "$model" --device "$device" -p 512,2048 -n 64 -d 0,8192 -r 3
-    "$build/foveal" bench -m "$model" --device "$device" -p 0 -n 64 -d 8192 --kv-budget 256 -r 3
-  done
-done
+
+nvcc -O3 -std=c++20 -arch=native -o "$build/gpu_limits" tools/bench/gpu_limits.cu
+printf '\n'
+python3 tools/bench/gpu_table.py "$build/foveal" "$build/gpu_limits" "$build"
