@@ -147,6 +147,10 @@ class Backend {
   virtual void gather_slots(KvHead dst, KvType dst_type, KvHead src, KvType src_type, std::span<const int32_t> slots,
                             int64_t head_dim) = 0;
 
+  // Every run of x [T, n*D] as long as the largest power of two in D times the normalised Walsh-Hadamard matrix, which
+  // is its own inverse. out may be x.
+  virtual void hadamard(Mat out, ConstMat x, int64_t head_dim);
+
   // ---- measurements for eviction (float32, one KV head; K [N][D] of `type`). Queries and results are in host memory.
   // probs [g*W, N]: softmax(q K^T * scale) for the g query heads of this KV head and W window queries,
   // q [g*W, D] (query head major). Query w of the window sees rows [0, visible[w]).

@@ -285,6 +285,11 @@ void CudaBackend::gather_slots(KvHead dst, KvType dst_type, KvHead src, KvType s
   });
 }
 
+void CudaBackend::hadamard(Mat out, ConstMat x, int64_t head_dim) {
+  const auto launch = [=](cuda::Stream s) { cuda::hadamard(rows(out), rows(x), head_dim, s); };
+  run_in_step("hadamard", launch, out, x, head_dim);
+}
+
 // ---- measurements: queries come from the host, results go there
 
 void CudaBackend::window_attention(Mat probs, ConstMat q, KvHead head, KvType type, std::span<const int64_t> visible,

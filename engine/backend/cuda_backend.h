@@ -54,6 +54,7 @@ class CudaBackend final : public Backend {
   void append_kv(std::span<const KvHead> heads, KvType type, ConstMat k, ConstMat v, int64_t head_dim) override;
   void gather_slots(KvHead dst, KvType dst_type, KvHead src, KvType src_type, std::span<const int32_t> slots,
                     int64_t head_dim) override;
+  void hadamard(Mat out, ConstMat x, int64_t head_dim) override;
 
   void window_attention(Mat probs, ConstMat q, KvHead head, KvType type, std::span<const int64_t> visible, float scale,
                         float softcap) override;

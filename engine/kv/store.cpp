@@ -9,11 +9,11 @@
 
 #include <algorithm>
 #include <cstring>
+#include <map>
 #include <numeric>
 
 #include "engine/core/checked.h"
 #include "engine/core/error.h"
-#include "engine/kv/hadamard.h"
 
 namespace foveal {
 namespace {
@@ -71,7 +71,8 @@ struct KvStore::Impl {
   Backend& backend_of(size_t head) const { return *backends[head / static_cast<size_t>(heads_kv)]; }
   bool outside(size_t head) const { return backend_of(head).memory() != nullptr; }
   // Rows `slots` of float32 src, rotated and quantised.
-  void rotate_into(KvHead dst, const KvShape& shape, KvHead src, std::span<const int32_t> slots);
+  void rotate_into(Backend& backend, KvHead dst, const KvShape& shape, KvHead src, std::span<const int32_t> slots);
+  float* rotation_room(Backend& backend, size_t n);  // n floats in its memory
   void count_peak() { peak = std::max(peak, committed + other); }
 
   std::vector<Backend*> backends;       // [n_layer]
@@ -84,25 +85,34 @@ struct KvStore::Impl {
   std::vector<KvHead> views;  // [n_layer * n_head_kv]
   std::vector<int64_t> room;  // rows that the committed pages were asked for
   size_t committed = 0, peak = 0, other = 0;
-  Buffer<float> rotation;  // rows on their way into a quantised type
+  std::map<Memory*, Buffer<float>> rotations;  // rows on their way into a quantised type
 };
 
-void KvStore::Impl::rotate_into(KvHead dst, const KvShape& shape, KvHead src, std::span<const int32_t> slots) {
-  constexpr size_t kRows = 64;
+float* KvStore::Impl::rotation_room(Backend& backend, size_t n) {
+  Buffer<float>& room = rotations[backend.memory()];
+  if (room.size() < n) {
+    room = {};
+    room = Buffer<float>(n, backend.memory());
+  }
+  return room.data();
+}
+
+void KvStore::Impl::rotate_into(Backend& backend, KvHead dst, const KvShape& shape, KvHead src,
+                                std::span<const int32_t> slots) {
+  const size_t most = backend.memory() ? 4096 : 64;  // rows at a time: few calls, or rows that stay in a cache
   const auto dim = static_cast<size_t>(shape.head_dim);
-  if (rotation.size() < 2 * kRows * dim) rotation = Buffer<float>(2 * kRows * dim);
-  std::vector<int32_t> order(kRows);
+  float* const k = rotation_room(backend, 2 * most * dim);
+  float* const v = k + most * dim;
+  std::vector<int32_t> order(std::min(most, slots.size()));
   std::iota(order.begin(), order.end(), 0);
-  const size_t row_bytes = row;
-  for (size_t at = 0; at < slots.size(); at += kRows) {
-    const auto part = slots.subspan(at, std::min(kRows, slots.size() - at));
-    const KvHead room{rotation.data(), rotation.data() + kRows * dim, static_cast<int64_t>(part.size())};
-    Backend& backend = *backends.front();  // of the host: rotated rows are nowhere else
+  for (size_t at = 0; at < slots.size(); at += most) {
+    const auto part = slots.subspan(at, std::min(most, slots.size() - at));
+    const auto n = static_cast<int64_t>(part.size());
+    const KvHead room{k, v, n};
     backend.gather_slots(room, KvType::F32, src, KvType::F32, part, shape.head_dim);
-    const auto numbers = static_cast<int64_t>(part.size() * dim);
-    hadamard(rotation.data(), numbers, shape.head_dim);
-    hadamard(rotation.data() + kRows * dim, numbers, shape.head_dim);
-    const KvHead to{static_cast<char*>(dst.k) + at * row_bytes, static_cast<char*>(dst.v) + at * row_bytes, 0};
+    for (float* side : {k, v})
+      backend.hadamard(Mat(side, n, shape.head_dim), Mat(side, n, shape.head_dim), shape.head_dim);
+    const KvHead to{static_cast<char*>(dst.k) + at * row, static_cast<char*>(dst.v) + at * row, 0};
     backend.gather_slots(to, shape.type, room, KvType::F32, std::span(order).first(part.size()), shape.head_dim);
   }
 }
@@ -116,10 +126,6 @@ KvStore::Impl::Impl(const KvShape& s, std::vector<Backend*> b)
   if (blocks && s.head_dim % 32 != 0)
     fail(ErrorCode::unsupported, "kv dtype q8_0 and q4_0 need a head size that is a multiple of 32, found ",
          s.head_dim);
-  for (Backend* backend : backends)
-    if (blocks && backend->memory())
-      fail(ErrorCode::unsupported, "kv dtype q8_0 and q4_0 are for layers on the CPU, found layers on ",
-           backend->name(), "; use dtype f16 or gpu_layers 0");
   row = row_size(s.type, s.head_dim);
   const size_t count = static_cast<size_t>(s.n_layer) * static_cast<size_t>(s.n_head_kv);
   part_stride = whole_pages(static_cast<size_t>(max_rows) * row);
@@ -218,15 +224,11 @@ void KvStore::append(int il, ConstMat k, ConstMat v, int32_t first_index) {
       fail(ErrorCode::state, "kv store: append of ", k.rows, " rows to layer ", il,
            " without room; reserve comes first");
   if (rotated()) {
-    Buffer<float>& room = impl_->rotation;
-    const auto n = static_cast<size_t>(k.rows * k.cols);
-    if (room.size() < 2 * n) room = Buffer<float>(2 * n);
-    const Mat turned[2] = {{room.data(), k.rows, k.cols}, {room.data() + n, k.rows, k.cols}};
-    for (int64_t i = 0; i < k.rows; ++i) {
-      std::copy_n(k.row(i), k.cols, turned[0].row(i));
-      std::copy_n(v.row(i), v.cols, turned[1].row(i));
-    }
-    hadamard(room.data(), static_cast<int64_t>(2 * n), shape_.head_dim);
+    const int64_t n = k.rows * k.cols;
+    float* const room = impl_->rotation_room(backend(il), static_cast<size_t>(2 * n));
+    const Mat turned[2] = {{room, k.rows, k.cols}, {room + n, k.rows, k.cols}};
+    backend(il).hadamard(turned[0], k, shape_.head_dim);
+    backend(il).hadamard(turned[1], v, shape_.head_dim);
     backend(il).append_kv(heads(il), shape_.type, turned[0], turned[1], shape_.head_dim);
   } else {
     backend(il).append_kv(heads(il), shape_.type, k, v, shape_.head_dim);
@@ -245,7 +247,7 @@ void KvStore::assign(int il, int ih, KvHead src, KvType src_type, std::span<cons
   const auto rows = static_cast<int64_t>(slots.size());
   if (rows > impl_->room[head]) impl_->commit(head, rows);
   if (rotated() && src_type == KvType::F32) {
-    impl_->rotate_into(impl_->views[head], shape_, src, slots);
+    impl_->rotate_into(backend(il), impl_->views[head], shape_, src, slots);
   } else {
     backend(il).gather_slots(impl_->views[head], shape_.type, src, src_type, slots, shape_.head_dim);
   }
@@ -268,7 +270,7 @@ void KvStore::extend(int il, int ih, KvHead src, int32_t first_index) {
   std::vector<int32_t> slots(static_cast<size_t>(src.len));
   std::iota(slots.begin(), slots.end(), 0);
   if (rotated()) {
-    impl_->rotate_into(end, shape_, src, slots);
+    impl_->rotate_into(backend(il), end, shape_, src, slots);
   } else {
     backend(il).gather_slots(end, shape_.type, src, KvType::F32, slots, shape_.head_dim);
   }
@@ -281,9 +283,10 @@ void KvStore::read(int il, int ih, KvHead dst, std::span<const int32_t> slots) c
   const KvHead& from = impl_->views[impl_->at(il, ih)];
   backend(il).gather_slots(dst, KvType::F32, from, shape_.type, slots, shape_.head_dim);
   if (!rotated()) return;
-  const auto n = static_cast<int64_t>(slots.size()) * shape_.head_dim;
-  hadamard(static_cast<float*>(dst.k), n, shape_.head_dim);
-  hadamard(static_cast<float*>(dst.v), n, shape_.head_dim);
+  for (void* side : {dst.k, dst.v}) {
+    const Mat rows(static_cast<float*>(side), static_cast<int64_t>(slots.size()), shape_.head_dim);
+    backend(il).hadamard(rows, rows, shape_.head_dim);
+  }
 }
 
 void KvStore::read_out(int il, int ih, KvHead host, std::span<const int32_t> slots) const {

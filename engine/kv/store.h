@@ -50,8 +50,8 @@ class KvStore {
   // Rows of a session file: like assign() of all of src, which is host memory and of the store's type.
   void copy_in(int il, int ih, KvHead src, std::span<const int32_t> src_index);
   Backend& backend(int il) const;
-  // Rows of the quantised types are held rotated (hadamard.h): so must the queries be that meet them, and so comes out
-  // what is mixed from values.
+  // Rows of the quantised types are held rotated (Backend::hadamard): so must the queries be that meet them, and so
+  // comes out what is mixed from values.
   bool rotated() const { return shape_.type == KvType::Q8_0 || shape_.type == KvType::Q4_0; }
   void truncate(int32_t first_dropped_index);  // drop every row whose token index is >= this
   std::unique_ptr<KvStore> clone() const;

@@ -4,8 +4,8 @@
 #include <limits>
 #include <numeric>
 
+#include "engine/backend/hadamard.h"
 #include "engine/gguf/gguf.h"
-#include "engine/kv/hadamard.h"
 #include "engine/runtime/session.h"
 
 namespace foveal {

@@ -4,8 +4,6 @@
 #include <algorithm>
 #include <cstring>
 
-#include "engine/kv/hadamard.h"
-
 namespace foveal {
 
 RingRows::RingRows(const RingRows& o) : RingRows(o.data_.size(), o.backend_) {
@@ -106,10 +104,9 @@ void DecodeKv::attend(Mat out, ConstMat q, ConstMat k, ConstMat v) {
     return;
   }
   const Mat turned = rotated_q_.view();
-  std::copy_n(q.row(0), q.cols, turned.row(0));
-  hadamard(turned.data, q.cols, params_.head_dim);
+  backend_.hadamard(turned, q, params_.head_dim);
   backend_.attend_ragged(out, turned, heads, store_->shape().type, params_.head_dim, params_.attend);
-  hadamard(out.row(0), out.cols, params_.head_dim);
+  backend_.hadamard(out, out, params_.head_dim);
 }
 
 }  // namespace foveal

@@ -86,7 +86,7 @@ class PrefillKv final : public LayerKv {
 class DecodeKv final : public LayerKv {
  public:
   DecodeKv(Backend& backend, const TextParams& p)
-      : backend_(backend), params_(p), rotated_q_(1, int64_t{p.n_head} * p.head_dim) {
+      : backend_(backend), params_(p), rotated_q_(1, int64_t{p.n_head} * p.head_dim, backend.memory()) {
     visible_.resize(static_cast<size_t>(p.n_head_kv));
   }
   void start(KvStore& store, int il, int32_t token_index, QueryRing& ring) {

@@ -1,7 +1,7 @@
 // What the newest queries look at, for calibration and for maps: the measurement that eviction scores start from.
 #include <algorithm>
 
-#include "engine/kv/hadamard.h"
+#include "engine/backend/hadamard.h"
 #include "engine/runtime/session.h"
 
 namespace foveal {

@@ -124,9 +124,9 @@ void copy_to(float* const* to, const float* from, int64_t n, Stream stream);
 // dst[j] = src[slots[j]] for k and v; slots [n] ascending. dst may be src when the types are equal.
 void gather_slots(KvHead dst, RowType dst_type, KvHead src, RowType src_type, const int32_t* slots, int64_t n,
                   int64_t head_dim, Stream stream);
-// x [T, n*D] in place: runs as long as the largest power of two in head_dim, each by the normalised Walsh-Hadamard
-// matrix, which is its own inverse (how rows of the quantised types are stored).
-void hadamard(Rows x, int64_t head_dim, Stream stream);
+// out = x [T, n*D] (out may be x): runs as long as the largest power of two in head_dim, each by the normalised
+// Walsh-Hadamard matrix, which is its own inverse (how rows of the quantised types are stored).
+void hadamard(Rows out, ConstRows x, int64_t head_dim, Stream stream);
 
 // ---- measurements for eviction, float32, one KV head (only k and len are read)
 // probs [g*W, len] = softmax(q K^T * scale), q [g*W, D], query head major; query w sees rows [0, visible[w]).

@@ -139,9 +139,11 @@ TEST(hadamard_is_its_own_inverse_and_the_matrix) {
   for (const int64_t dim : {1, 2, 16, 64, 80, 128, 256}) {
     const int64_t run = dim & -dim;
     const Matrix x(3, 2 * dim, 1);
+    Matrix apart(3, 2 * dim, 1);
+    cuda::hadamard(apart.view(), x.view(), dim, nullptr);
     const auto got = both_orders([&] {
       Matrix y = x;
-      cuda::hadamard(y.view(), dim, nullptr);
+      cuda::hadamard(y.view(), y.view(), dim, nullptr);
       return y.data;
     });
     for (int64_t r = 0; r < 3; ++r)
@@ -154,6 +156,7 @@ TEST(hadamard_is_its_own_inverse_and_the_matrix) {
         }
         const double norm = 1 / std::sqrt(static_cast<double>(run));
         CHECK_NEAR(got[static_cast<size_t>(r * x.stride + i)], sum * norm, 10 * unit * size * norm);
+        CHECK_EQ(apart.row(r)[i], got[static_cast<size_t>(r * x.stride + i)]);
       }
   }
 }
@@ -201,6 +204,6 @@ TEST(no_rows_launch_nothing) {
   cuda::scale(x.view(), 2, nullptr);
   cuda::act(x.view(), cuda::Act::silu, nullptr);
   cuda::gated_act(x.view(), x.view(), x.view(), cuda::Act::silu, nullptr);
-  cuda::hadamard(x.view(), 8, nullptr);
+  cuda::hadamard(x.view(), x.view(), 8, nullptr);
   CHECK_EQ(shim::launches, before);
 }

@@ -1,5 +1,5 @@
 // The rotation against its definition, and what makes it one: products and lengths stay, twice is nothing.
-#include "engine/kv/hadamard.h"
+#include "engine/backend/hadamard.h"
 
 #include <bit>
 #include <random>

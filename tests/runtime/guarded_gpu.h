@@ -154,6 +154,11 @@ class GuardedBackend final : public foveal::Backend {
                     std::span<const int32_t> slots, int64_t head_dim) override {
     with([&] { cpu_->gather_slots(dst, dst_type, src, src_type, slots, head_dim); });
   }
+  void hadamard(foveal::Mat out, foveal::ConstMat x, int64_t head_dim) override {
+    if (!arena_.holds(out.data) || !arena_.holds(x.data))
+      foveal::fail(foveal::ErrorCode::device, "hadamard: wrong side");
+    with([&] { cpu_->hadamard(out, x, head_dim); });
+  }
   void window_attention(foveal::Mat probs, foveal::ConstMat q, foveal::KvHead head, foveal::KvType type,
                         std::span<const int64_t> visible, float scale, float softcap) override {
     if (arena_.holds(probs.data) || arena_.holds(q.data))

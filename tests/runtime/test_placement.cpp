@@ -153,6 +153,21 @@ TEST(same_bits_streamed) {
   }
 }
 
+TEST(same_bits_with_quantised_rows) {
+  for (const char* family : {"qwen2vl", "gemma3", "text_llama"}) {
+    const auto cpu = load(family, "cpu", -1);
+    for (const KvType type : {KvType::Q8_0, KvType::Q4_0}) {
+      for (const KvOptions& base : {KvOptions{}, budget(48)}) {
+        KvOptions kv = base;
+        kv.dtype = type;
+        const Trace want = play(*cpu, kv);
+        for (const int layers : {-1, 1}) CHECK(play(*load(family, "auto", layers), kv) == want);
+      }
+    }
+    CHECK_EQ(settings.used, uint64_t{0});
+  }
+}
+
 TEST(hidden_states_cross_once) {
   const auto model = load("qwen2vl", "cuda", 1);
   const auto s = model->session({}, 512);
@@ -189,9 +204,6 @@ TEST(refused_before_any_work) {
   const auto model = load("qwen2vl", "cuda", -1);
   CHECK(model->info().placement.rfind(cat(n, " of ", n, " layers on cuda:0 Guarded"), 0) == 0);
   CHECK_THROWS(Error, "a session of 4000000 rows needs", model->session({}, 4000000));
-  KvOptions quantised;
-  quantised.dtype = KvType::Q8_0;
-  CHECK_THROWS(Error, "kv dtype q8_0 and q4_0 are for layers on the CPU", model->session(quantised, 512));
 }
 
 TEST(layers_pass_through_what_is_left) {

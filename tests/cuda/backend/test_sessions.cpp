@@ -20,3 +20,22 @@ TEST(the_cpus_numbers_and_rows) {
     CHECK(shared(got, want) > 0.95);
   }
 }
+
+// Rows in blocks of eight or four bits, held rotated: a number may fall to the other side of a step. With a budget the
+// choice of rows alone is compared: where it differs by one, so may the logits.
+TEST(quantised_rows) {
+  if (no_gpu()) return;
+  const auto cpu = load("qwen2vl/model-f16.gguf", "cpu", -1), gpu = load("qwen2vl/model-f16.gguf", "auto", -1);
+  for (const KvType type : {KvType::Q8_0, KvType::Q4_0}) {
+    const auto both = [&](KvOptions kv) {
+      kv.dtype = type;
+      return std::pair(play(*gpu, kv, 8, 24), play(*cpu, kv, 8, 24));
+    };
+    const auto all = both({}), some = both(budget(20));
+    std::printf("%s: logits within %.1e, with a budget %.1e and %.2f %% of the kept rows\n",
+                type == KvType::Q8_0 ? "q8_0" : "q4_0", worst(all.first, all.second), worst(some.first, some.second),
+                100 * shared(some.first, some.second));
+    CHECK(worst(all.first, all.second) < (type == KvType::Q8_0 ? 5e-3 : 3e-2));
+    CHECK(shared(some.first, some.second) > 0.95);
+  }
+}

@@ -1,5 +1,5 @@
 // Walsh-Hadamard transform, in place.
-#include "engine/kv/hadamard.h"
+#include "engine/backend/hadamard.h"
 
 #include <cmath>
 
