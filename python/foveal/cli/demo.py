@@ -19,8 +19,8 @@ from .setup import bytes_text, note
 
 WIDEST = 64  # columns of a terminal picture
 LIMITS = """The built-in model has a few million weights and reads printed pages like its own: the value beside a key of
-a form, a word at a place ("What word is at the top left?"), the lines of a short text. It knows nothing else. For
-other models: `foveal run -m model.gguf --mmproj mmproj.gguf --image photo.jpg -p "What is this?"`."""
+a form, a word at a place ("What word is at the top left?"), a bar of a chart, the lines of a short text. It knows
+nothing else. For other models: `foveal run -m model.gguf --mmproj mmproj.gguf --image photo.jpg -p "What is this?"`."""
 
 
 def ask(model: Model, pixels: Pixels, question: str, kv: KV) -> tuple[Reply, KvReport, float]:
