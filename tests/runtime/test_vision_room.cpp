@@ -86,3 +86,18 @@ TEST(a_picture_too_large_for_the_card) {
   CHECK_EQ(static_cast<size_t>(s->tokens().size()), 3 + 2 + static_cast<size_t>(there.rows.rows()));
   CHECK(std::memcmp(there.rows.view().data, here.rows.view().data, here.rows.bytes()) == 0);
 }
+
+// The second one is refused at its start, with what the first one left; the first one goes on.
+TEST(two_sessions_on_one_card) {
+  const auto model = load(true).model;
+  const auto first = model->session({}, 512);
+  first->prefill(std::vector<Part>{std::vector<int32_t>(200, 20)});
+  const uint64_t all = settings.total;
+  settings.total = settings.used + (1 << 20);
+  CHECK_THROWS(Error, "a session of 512 rows needs", model->session({}, 512));
+  CHECK_THROWS(Error, "found 1 MiB free; a smaller n_ctx or kv budget", model->session({}, 512));
+  first->step(30);
+  settings.total = all;
+  CHECK_EQ(first->tokens().size(), size_t{201});
+  CHECK_EQ(model->session({}, 512)->tokens().size(), size_t{0});
+}
