@@ -349,18 +349,6 @@ static void widen(const void* values, int64_t n, float* to) {
   for (int64_t i = 0; i < n; i += 16) _mm512_storeu_ps(to + i, values16<F>(values, i));
 }
 
-extern const MatmulKernels matmul;
-const MatmulKernels matmul = {quantize,
-                              {{few<kNibbles, 32>, few<kNibbles, 16>},
-                               {few<kFive, 32>, few<kFive, 16>},
-                               {few<kSix, 32>, few<kSix, 16>},
-                               {few<kBytes, 32>, few<kBytes, 16>},
-                               {few<kTable, 32>, few<kTable, 16>}},
-                              {expand<kNibbles>, expand<kFive>, expand<kSix>, expand<kBytes>, expand<kTable>},
-                              {many<32>, many<16>},
-                              interleave,
-                              {few_floats<kF32>, few_floats<kF16>, few_floats<kBF16>},
-                              {widen<kF32>, widen<kF16>, widen<kBF16>},
-                              many_floats};
+#include "kernels/cpu/matmul_table.inc"
 
 }  // namespace foveal::avx512

@@ -383,18 +383,6 @@ static void many_floats(const float* const* panels, int n_panels, const FloatTok
   for (int p = 0; p < n_panels; ++p) float_panel<kF32>(panels[p], x, between(r, p, n_panels), panel_out(o, p));
 }
 
-extern const MatmulKernels matmul;
-const MatmulKernels matmul = {quantize,
-                              {{few<kNibbles, 32>, few<kNibbles, 16>},
-                               {few<kFive, 32>, few<kFive, 16>},
-                               {few<kSix, 32>, few<kSix, 16>},
-                               {few<kBytes, 32>, few<kBytes, 16>},
-                               {few<kTable, 32>, few<kTable, 16>}},
-                              {expand<kNibbles>, expand<kFive>, expand<kSix>, expand<kBytes>, expand<kTable>},
-                              {many<32>, many<16>},
-                              interleave,
-                              {few_floats<kF32>, few_floats<kF16>, few_floats<kBF16>},
-                              {widen<kF32>, widen<kF16>, widen<kBF16>},
-                              many_floats};
+#include "kernels/cpu/matmul_table.inc"
 
 }  // namespace foveal::FOVEAL_NEON
