@@ -1,5 +1,5 @@
 // The one Session behind engine.h. Split by concern over session.cpp (rows, queries about them), prefill.cpp,
-// decode.cpp, evict.cpp, measure.cpp, turn.cpp (chat and generation), replay.cpp (undo, refresh), state_file.cpp.
+// prefill_layers.cpp, decode.cpp, evict.cpp, measure.cpp, turn.cpp (chat and generation), replay.cpp (undo, refresh), state_file.cpp.
 #pragma once
 
 #include <chrono>
@@ -100,10 +100,12 @@ class SessionImpl final : public Session {
   void prefill_rows(PromptRows& rows, const SessionImpl* beside = nullptr);
   void check_room(const PromptRows& rows) const;
   void encode_images(PromptRows& rows);
+  void check_cancelled() const;
+
+  // ---- prefill_layers.cpp
   void run_layers(PromptRows& rows, size_t beside);
   void fill_hidden(const PromptRows& rows, Mat x) const;
   void add_deepstack(const PromptRows& rows, Mat x, int level, Backend& backend) const;
-  void check_cancelled() const;
 
   // ---- decode.cpp
   void decode(int32_t token);
