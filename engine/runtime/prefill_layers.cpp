@@ -112,139 +112,214 @@ Sight plan_sight(const PromptRows& rows, int64_t chunk_rows) {
 
 }  // namespace
 
-// beside: bytes of the earlier turns' rows that are kept until the end.
-void SessionImpl::run_layers(PromptRows& rows, size_t beside) {
-  const TextParams& p = params();
-  const int64_t n = rows.size(), first = n_rows() - n;
-  const Sight sight = plan_sight(rows, chunk_rows_);
+// One prompt's way through the layers; all its memory is there before any work.
+struct SessionImpl::LayerRun {
+  // beside: bytes of the earlier turns' rows that are kept until the end.
+  LayerRun(SessionImpl& session, PromptRows& rows, size_t beside);
+  void run();
+
+ private:
+  void take_rooms();
+  void enter_place(int il);
+  void bring_past(int il);
+  void see(int il);
+  void compute(int il);
+  void evict(int il);
+  void keep_rows(int il, int ih, std::span<const int32_t> keep);
+  void store_layer(int il);
+  Mat last_hidden();
+
+  bool away() const { return place->stream != nullptr; }  // on the GPU, while the layer's rows are kept on the host
+  bool evicts(int il) const { return s.budget_ >= 0 && window(il) == 0; }
+  int window(int il) const { return p.sliding_window[static_cast<size_t>(il)]; }
+  Room& room() { return place->backend == &rooms[0].backend ? rooms[0] : rooms.back(); }
+
+  SessionImpl& s;
+  PromptRows& rows;
+  const TextParams& p;
+  const int64_t n, first;  // new rows, and the index of the first of them
+  const Sight sight;
+  const std::vector<Place> places;
+  const Place* place;
+  std::vector<Room> rooms;
+  std::optional<StreamedRows> streamed;
+  size_t layer_bytes = 0, beside;
+  int64_t capacity = 0;         // rows of a layer, at most
+  std::vector<KvHead> heads;    // of the layer at hand, whole, in float32
+  std::vector<int32_t> lo, hi;  // per new row, what it sees of them
+  std::vector<std::vector<int32_t>> index;
+};
+
+SessionImpl::LayerRun::LayerRun(SessionImpl& session, PromptRows& prompt, size_t beside_bytes)
+    : s(session),
+      rows(prompt),
+      p(session.params()),
+      n(prompt.size()),
+      first(session.n_rows() - n),
+      sight(plan_sight(prompt, session.chunk_rows_)),
+      places(session.model_->prefill_places(n)),
+      place(places.data()),
+      beside(beside_bytes),
+      heads(static_cast<size_t>(p.n_head_kv)),
+      lo(static_cast<size_t>(n)),
+      hi(static_cast<size_t>(n)),
+      index(heads.size()) {
+  for (int il = 0; il < p.n_layer; ++il)
+    for (int ih = 0; ih < p.n_head_kv; ++ih) capacity = std::max(capacity, s.store_->len(il, ih));
+  capacity += n;
+  take_rooms();
+  s.fill_hidden(rows, rooms[0].x.view());
+  for (int table = 0; table < p.n_rope_tables; ++table)
+    s.model_->text().rope_rows(rooms[0].rope[static_cast<size_t>(table)].view(), rows.positions, table);
+  s.store_->note_other_bytes(layer_bytes + beside);
+  if (s.budget_ >= 0) s.protect_rows(s.kv_);
+}
+
+// A backend without memory says so here.
+void SessionImpl::LayerRun::take_rooms() {
   int64_t longest_chunk = 0;
   for (const Chunk& c : sight.chunks) longest_chunk = std::max(longest_chunk, c.count);
-
-  int64_t capacity = 0;
-  for (int il = 0; il < p.n_layer; ++il)
-    for (int ih = 0; ih < p.n_head_kv; ++ih) capacity = std::max(capacity, store_->len(il, ih));
-  capacity += n;
-  const int64_t head_floats = capacity * p.head_dim;
-  const std::vector<Place> places = model_->prefill_places(n);
-  std::vector<Room> rooms;  // all of them before any work: a backend without memory says so now
-  std::optional<StreamedRows> streamed;
-  size_t layer_bytes = 0;
-  for (const Place& place : places) {
-    if (!rooms.empty() && &rooms.back().backend == place.backend) continue;
-    rooms.emplace_back(*place.backend, p, n, longest_chunk, place.first < place.stop ? capacity : 0);
+  for (const Place& at : places) {
+    if (!rooms.empty() && &rooms.back().backend == at.backend) continue;
+    rooms.emplace_back(*at.backend, p, n, longest_chunk, at.first < at.stop ? capacity : 0);
     layer_bytes += rooms.back().k.bytes() + rooms.back().v.bytes();
-    if (place.stream) streamed.emplace(*place.backend, *store_, rings_[0].capacity(), int64_t{p.n_head} * p.head_dim);
+    if (at.stream) streamed.emplace(*at.backend, *s.store_, s.rings_[0].capacity(), int64_t{p.n_head} * p.head_dim);
   }
-  fill_hidden(rows, rooms[0].x.view());
-  for (int table = 0; table < p.n_rope_tables; ++table)
-    model_->text().rope_rows(rooms[0].rope[static_cast<size_t>(table)].view(), rows.positions, table);
-  store_->note_other_bytes(layer_bytes + beside);
+}
 
-  if (budget_ >= 0) protect_rows(kv_);
-  std::vector<KvHead> heads(static_cast<size_t>(p.n_head_kv));
-  std::vector<int32_t> lo(static_cast<size_t>(n)), hi(static_cast<size_t>(n)), slots;
-  std::vector<std::vector<int32_t>> index(heads.size());
-  std::vector<std::span<const int32_t>> index_views(heads.size());
-
-  const Place* place = places.data();
+void SessionImpl::LayerRun::run() {
   for (int il = 0; il < p.n_layer; ++il) {
-    while (il == place->stop) {
-      const Backend* before = (place++)->backend;
-      if (place->backend != before) rooms.back().take(rooms[0]);  // the hidden states cross
-      if (!place->stream) continue;
-      place->stream->begin();
-      place->stream->start(il);
-    }
-    Room& room = place->backend == &rooms[0].backend ? rooms[0] : rooms.back();
-    const bool away = place->stream != nullptr;  // on the GPU, while the layer's rows are kept on the host
-    if (away) place->stream->need(il);
-    const int window = p.sliding_window[static_cast<size_t>(il)];
-    const bool evict = budget_ >= 0 && window == 0;
-    for (size_t ih = 0; ih < heads.size(); ++ih) {  // rows of earlier turns, as float32
-      const KvHead past = store_->heads(il)[ih];
-      heads[ih] = {room.k.data() + static_cast<int64_t>(ih) * head_floats,
-                   room.v.data() + static_cast<int64_t>(ih) * head_floats, past.len};
-      const auto past_index = store_->token_index(il, static_cast<int>(ih));
-      index[ih].assign(past_index.begin(), past_index.end());
-      slots.resize(static_cast<size_t>(past.len));
-      std::iota(slots.begin(), slots.end(), 0);
-      if (away) {
-        streamed->bring(il, static_cast<int>(ih), heads[ih]);
-      } else if (past.len > 0) {
-        store_->read(il, static_cast<int>(ih), heads[ih], slots);
-      }
-    }
-    const int64_t base = index[0].empty() ? first : index[0].front();
-    for (int64_t i = 0; window > 0 && i < n; ++i) {
-      const int64_t oldest =
-          std::min<int64_t>(first + i - window + 1, first + sight.span_start[static_cast<size_t>(i)]);
-      lo[static_cast<size_t>(i)] = static_cast<int32_t>(std::max<int64_t>(0, oldest - base));
-    }
-    if (!evict && window == 0) store_->reserve(il, n);
-    QueryRing& ring = rings_[static_cast<size_t>(il)];
-    PrefillKv kv(room.backend, p, heads, away ? streamed->queries() : ring,
-                 !evict && window == 0 && !away ? store_.get() : nullptr, il);
-    std::vector<ConstMat> rope_views(room.rope.size());
-    for (const Chunk& c : sight.chunks) {
-      check_cancelled();
-      if (progress_)
-        progress_("reading the prompt", (static_cast<float>(il) + static_cast<float>(c.first) / static_cast<float>(n)) /
-                                            static_cast<float>(p.n_layer));
-      for (int64_t i = 0; i < c.count; ++i)
-        hi[static_cast<size_t>(i)] = static_cast<int32_t>(sight.end[static_cast<size_t>(c.first + i)] - c.first);
-      kv.start_chunk({window > 0 ? lo.data() + c.first : nullptr, hi.data()}, static_cast<int32_t>(first + c.first),
-                     static_cast<int32_t>(n_rows() - ring.capacity()));
-      for (size_t t = 0; t < rope_views.size(); ++t)
-        rope_views[t] = ConstMat(room.rope[t].view()).rows_at(c.first, c.count);
-      place->text->layer(il, room.x.view().rows_at(c.first, c.count), rope_views, kv, room.scratch);
-    }
-    if (away) {
-      if (il + 1 < place->stop) place->stream->start(il + 1);  // before this waits for what runs
-      streamed->give_queries(ring);
-    }
-    if (il < p.n_deepstack && !rows.images.empty()) add_deepstack(rows, room.x.view(), il, room.backend);
+    enter_place(il);
+    bring_past(il);
+    see(il);
+    compute(il);
+    store_layer(il);
+    if (away()) s.store_->note_other_bytes(layer_bytes + beside + streamed->bytes());
+  }
+  s.store_->note_other_bytes(0);
+  s.model_->places().back().text->head(s.logits_.view(), last_hidden());
+  s.has_logits_ = true;
+}
 
-    for (auto& list : index)
-      for (int64_t i = first; i < n_rows(); ++i) list.push_back(static_cast<int32_t>(i));
-    const auto keep_rows = [&](int ih, std::span<const int32_t> keep) {
-      const auto h = static_cast<size_t>(ih);
-      if (away) {
-        streamed->assign(il, ih, heads[h], keep, index[h]);
-      } else {
-        store_->assign(il, ih, heads[h], KvType::F32, keep, index[h]);
-      }
-    };
-    if (evict) {
-      const Stopwatch watch;
-      for (size_t ih = 0; ih < heads.size(); ++ih) index_views[ih] = index[ih];
-      const SelectResult chosen = choose(room.backend, il, kv_, budget_, heads, KvType::F32, index_views);
-      for (size_t ih = 0; ih < heads.size(); ++ih) keep_rows(static_cast<int>(ih), chosen.keep[ih]);
-      int64_t before = 0;
-      for (const KvHead& head : heads) before += head.len;
-      note_choice(il, chosen, before);
-      evict_ms_ += watch.ms();
-    } else if (window > 0) {  // a ring of the window's rows
-      for (size_t ih = 0; ih < heads.size(); ++ih) {
-        const int64_t keep = std::min<int64_t>(heads[ih].len, window);
-        slots.resize(static_cast<size_t>(keep));
-        std::iota(slots.begin(), slots.end(), static_cast<int32_t>(heads[ih].len - keep));
-        keep_rows(static_cast<int>(ih), slots);
-      }
-    } else if (away) {
-      for (size_t ih = 0; ih < heads.size(); ++ih)
-        streamed->extend(il, static_cast<int>(ih), heads[ih], n, static_cast<int32_t>(first));
+// The hidden states and the weights of layer il are where it is computed.
+void SessionImpl::LayerRun::enter_place(int il) {
+  while (il == place->stop) {
+    const Backend* before = (place++)->backend;
+    if (place->backend != before) rooms.back().take(rooms[0]);  // the hidden states cross
+    if (!place->stream) continue;
+    place->stream->begin();
+    place->stream->start(il);
+  }
+  if (away()) place->stream->need(il);
+}
+
+// Rows of earlier turns, as float32, ahead of the new ones.
+void SessionImpl::LayerRun::bring_past(int il) {
+  const int64_t head_floats = capacity * p.head_dim;
+  for (size_t ih = 0; ih < heads.size(); ++ih) {
+    const KvHead past = s.store_->heads(il)[ih];
+    heads[ih] = {room().k.data() + static_cast<int64_t>(ih) * head_floats,
+                 room().v.data() + static_cast<int64_t>(ih) * head_floats, past.len};
+    const auto past_index = s.store_->token_index(il, static_cast<int>(ih));
+    index[ih].assign(past_index.begin(), past_index.end());
+    if (away()) {
+      streamed->bring(il, static_cast<int>(ih), heads[ih]);
+    } else if (past.len > 0) {
+      std::vector<int32_t> slots(static_cast<size_t>(past.len));
+      std::iota(slots.begin(), slots.end(), 0);
+      s.store_->read(il, static_cast<int>(ih), heads[ih], slots);
     }
-    if (away) store_->note_other_bytes(layer_bytes + beside + streamed->bytes());
   }
-  store_->note_other_bytes(0);
-  Mat last = rooms.back().x.view().rows_at(n - 1, 1);
-  if (&rooms.back().backend != model_->places().back().backend) {  // the output matrix is on the host
-    const Mat back = rooms[0].x.view().rows_at(n - 1, 1);
-    rooms.back().backend.copy_out(back.data, last.data, static_cast<size_t>(last.cols) * sizeof(float));
-    last = back;
+}
+
+// The first row that each new one sees under a sliding window.
+void SessionImpl::LayerRun::see(int il) {
+  if (window(il) == 0) return;
+  const int64_t base = index[0].empty() ? first : index[0].front();
+  for (int64_t i = 0; i < n; ++i) {
+    const int64_t oldest =
+        std::min<int64_t>(first + i - window(il) + 1, first + sight.span_start[static_cast<size_t>(i)]);
+    lo[static_cast<size_t>(i)] = static_cast<int32_t>(std::max<int64_t>(0, oldest - base));
   }
-  model_->places().back().text->head(logits_.view(), last);
-  has_logits_ = true;
+}
+
+void SessionImpl::LayerRun::compute(int il) {
+  const bool whole = !evicts(il) && window(il) == 0;  // the cache keeps all rows, and takes them as they come
+  if (whole) s.store_->reserve(il, n);
+  QueryRing& ring = s.rings_[static_cast<size_t>(il)];
+  Room& here = room();
+  PrefillKv kv(here.backend, p, heads, away() ? streamed->queries() : ring, whole && !away() ? s.store_.get() : nullptr,
+               il);
+  std::vector<ConstMat> rope_views(here.rope.size());
+  for (const Chunk& c : sight.chunks) {
+    s.check_cancelled();
+    if (s.progress_)
+      s.progress_("reading the prompt", (static_cast<float>(il) + static_cast<float>(c.first) / static_cast<float>(n)) /
+                                            static_cast<float>(p.n_layer));
+    for (int64_t i = 0; i < c.count; ++i)
+      hi[static_cast<size_t>(i)] = static_cast<int32_t>(sight.end[static_cast<size_t>(c.first + i)] - c.first);
+    kv.start_chunk({window(il) > 0 ? lo.data() + c.first : nullptr, hi.data()}, static_cast<int32_t>(first + c.first),
+                   static_cast<int32_t>(s.n_rows() - ring.capacity()));
+    for (size_t t = 0; t < rope_views.size(); ++t)
+      rope_views[t] = ConstMat(here.rope[t].view()).rows_at(c.first, c.count);
+    place->text->layer(il, here.x.view().rows_at(c.first, c.count), rope_views, kv, here.scratch);
+  }
+  if (away()) {
+    if (il + 1 < place->stop) place->stream->start(il + 1);  // before this waits for what runs
+    streamed->give_queries(ring);
+  }
+  if (il < p.n_deepstack && !rows.images.empty()) s.add_deepstack(rows, here.x.view(), il, here.backend);
+}
+
+void SessionImpl::LayerRun::keep_rows(int il, int ih, std::span<const int32_t> keep) {
+  const auto h = static_cast<size_t>(ih);
+  if (away()) {
+    streamed->assign(il, ih, heads[h], keep, index[h]);
+  } else {
+    s.store_->assign(il, ih, heads[h], KvType::F32, keep, index[h]);
+  }
+}
+
+void SessionImpl::LayerRun::evict(int il) {
+  const Stopwatch watch;
+  const std::vector<std::span<const int32_t>> index_views(index.begin(), index.end());
+  const SelectResult chosen = s.choose(room().backend, il, s.kv_, s.budget_, heads, KvType::F32, index_views);
+  for (size_t ih = 0; ih < heads.size(); ++ih) keep_rows(il, static_cast<int>(ih), chosen.keep[ih]);
+  int64_t before = 0;
+  for (const KvHead& head : heads) before += head.len;
+  s.note_choice(il, chosen, before);
+  s.evict_ms_ += watch.ms();
+}
+
+// What the cache keeps of the layer: the chosen rows | a ring of the window's | all, which it has or takes from the
+// GPU.
+void SessionImpl::LayerRun::store_layer(int il) {
+  for (auto& list : index)
+    for (int64_t i = first; i < s.n_rows(); ++i) list.push_back(static_cast<int32_t>(i));
+  if (evicts(il)) return evict(il);
+  for (size_t ih = 0; ih < heads.size(); ++ih) {
+    if (window(il) > 0) {
+      const int64_t keep = std::min<int64_t>(heads[ih].len, window(il));
+      std::vector<int32_t> slots(static_cast<size_t>(keep));
+      std::iota(slots.begin(), slots.end(), static_cast<int32_t>(heads[ih].len - keep));
+      keep_rows(il, static_cast<int>(ih), slots);
+    } else if (away()) {
+      streamed->extend(il, static_cast<int>(ih), heads[ih], n, static_cast<int32_t>(first));
+    }
+  }
+}
+
+// Of the last row, where the output matrix is.
+Mat SessionImpl::LayerRun::last_hidden() {
+  const Mat last = rooms.back().x.view().rows_at(n - 1, 1);
+  if (&rooms.back().backend == s.model_->places().back().backend) return last;
+  const Mat back = rooms[0].x.view().rows_at(n - 1, 1);
+  rooms.back().backend.copy_out(back.data, last.data, static_cast<size_t>(last.cols) * sizeof(float));
+  return back;
+}
+
+void SessionImpl::run_layers(PromptRows& rows, size_t beside) {
+  LayerRun(*this, rows, beside).run();
 }
 
 }  // namespace foveal

@@ -104,6 +104,7 @@ class SessionImpl final : public Session {
   void check_cancelled() const;
 
   // ---- prefill_layers.cpp
+  struct LayerRun;
   void run_layers(PromptRows& rows, size_t beside);
   void fill_hidden(const PromptRows& rows, Mat x) const;
   void add_deepstack(const PromptRows& rows, Mat x, int level, Backend& backend) const;
