@@ -13,6 +13,10 @@ WeightPtr Backend::load_matrix_bf16(std::span<const TensorInfo* const>, bool) {
        "; use 'f32'");
 }
 
+void Backend::for_each(int64_t n, const std::function<void(int64_t)>& fn) {
+  for (int64_t i = 0; i < n; ++i) fn(i);
+}
+
 void Backend::hadamard(Mat out, ConstMat x, int64_t head_dim) {
   for (int64_t i = 0; i < x.rows; ++i) {
     if (out.row(i) != x.row(i)) std::copy_n(x.row(i), x.cols, out.row(i));

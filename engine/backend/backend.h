@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -152,6 +153,9 @@ class Backend {
   virtual void hadamard(Mat out, ConstMat x, int64_t head_dim);
 
   // ---- measurements for eviction (float32, one KV head; K [N][D] of `type`). Queries and results are in host memory.
+  // fn(i) for every i < n, side by side where the backend has workers for it; fn may call the measurements of this
+  // backend and nothing else of it. Of exceptions the one of the lowest i comes out.
+  virtual void for_each(int64_t n, const std::function<void(int64_t)>& fn);
   // probs [g*W, N]: softmax(q K^T * scale) for the g query heads of this KV head and W window queries,
   // q [g*W, D] (query head major). Query w of the window sees rows [0, visible[w]).
   virtual void window_attention(Mat probs, ConstMat q, KvHead head, KvType type, std::span<const int64_t> visible,

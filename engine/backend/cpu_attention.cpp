@@ -1,6 +1,7 @@
 // The CPU backend's attention, KV rows and measurements for eviction.
 #include <algorithm>
 #include <cstring>
+#include <exception>
 
 #include "engine/backend/cpu_pieces.h"
 #include "engine/core/error.h"
@@ -60,8 +61,30 @@ const float* CpuBackend::float_rows(const void* rows, KvType type, int64_t first
   return room;
 }
 
-void CpuBackend::reserve_parts(size_t floats) {
-  if (parts_.size() < floats) parts_ = Buffer<float>(floats + floats / 2);
+float* CpuBackend::reserve_parts(size_t floats) {
+  Buffer<float>& parts = (alone_ ? *alone_ : scratch_).parts;
+  if (parts.size() < floats) parts = Buffer<float>(floats + floats / 2);
+  return parts.data();
+}
+
+void CpuBackend::for_each(int64_t n, const std::function<void(int64_t)>& fn) {
+  std::lock_guard lock(busy_);
+  own_.resize(static_cast<size_t>(pool_.size()));
+  std::vector<std::exception_ptr> failed(static_cast<size_t>(std::max<int64_t>(n, 0)));
+  std::atomic<int64_t> next{0};
+  pool_.run([&](int worker, int) {
+    alone_ = &own_[static_cast<size_t>(worker)];
+    for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < n;) {
+      try {
+        fn(i);
+      } catch (...) {
+        failed[static_cast<size_t>(i)] = std::current_exception();
+      }
+    }
+    alone_ = nullptr;
+  });
+  for (const std::exception_ptr& e : failed)
+    if (e) std::rethrow_exception(e);
 }
 
 void CpuBackend::attend_prefill(Mat out, ConstMat q, std::span<const KvHead> heads, int64_t n_new, const int32_t* lo,
@@ -143,7 +166,7 @@ void CpuBackend::attend_ragged(Mat out, ConstMat q, std::span<const KvHead> head
     chunks += chunk_count(head.len);
     rows += head.len;
   }
-  reserve_parts(static_cast<size_t>(chunks * part));
+  float* const parts = reserve_parts(static_cast<size_t>(chunks * part));
   const bool parallel = rows * bytes * 2 >= piece_elements * 2;
   const auto piece_of = [&](int64_t item) {
     size_t ih = 0;
@@ -165,7 +188,7 @@ void CpuBackend::attend_ragged(Mat out, ConstMat q, std::span<const KvHead> head
     c.n_rows = piece.rows;
     c.scale = p.scale;
     c.softcap = p.softcap;
-    c.part = parts_.data() + item * part;
+    c.part = parts + item * part;
     c.scratch = scratch;
     c.next_k = next.k;
     c.next_v = next.v;
@@ -174,11 +197,11 @@ void CpuBackend::attend_ragged(Mat out, ConstMat q, std::span<const KvHead> head
     ops_.decode_chunk(c);
   };
   for_neighbours(chunks, ops_.decode_scratch(group, head_dim), parallel, one);
-  const float* parts = parts_.data();
+  const float* merged = parts;
   for (int64_t ih = 0; ih < n_kv; ++ih) {
     const int64_t n = chunk_count(heads[static_cast<size_t>(ih)].len);
-    ops_.decode_merge(out.row(0) + ih * group * head_dim, parts, n, group, head_dim);
-    parts += n * part;
+    ops_.decode_merge(out.row(0) + ih * group * head_dim, merged, n, group, head_dim);
+    merged += n * part;
   }
 }
 
@@ -223,7 +246,7 @@ void CpuBackend::gather_slots(KvHead dst, KvType dst_type, KvHead src, KvType sr
 void CpuBackend::window_attention(Mat probs, ConstMat q, KvHead head, KvType type, std::span<const int64_t> visible,
                                   float scale, float softcap) {
   check_type(type, q.cols);
-  std::lock_guard lock(busy_);
+  const auto lock = use();
   constexpr int64_t piece = 32;  // rows: scores stand each for itself, and a decoding session has a few hundred
   const int64_t n = head.len, head_dim = q.cols;
   const bool parallel = q.rows * n >= piece_elements / 16;
@@ -241,11 +264,11 @@ void CpuBackend::window_attention(Mat probs, ConstMat q, KvHead head, KvType typ
 
 void CpuBackend::key_cosine(float* cosine, double* mean_norm2, KvHead head, KvType type, int64_t head_dim) {
   check_type(type, head_dim);
-  std::lock_guard lock(busy_);
+  const auto lock = use();
   const int64_t n = head.len, pieces = (n + measure_rows - 1) / measure_rows;
   const bool parallel = n * head_dim >= piece_elements;
-  reserve_parts(static_cast<size_t>((pieces + 1) * head_dim * 2));
-  auto* sums = reinterpret_cast<double*>(parts_.data());  // [pieces][head_dim], then the mean
+  // [pieces][head_dim], then the mean
+  auto* sums = reinterpret_cast<double*>(reserve_parts(static_cast<size_t>((pieces + 1) * head_dim * 2)));
   for_items(pieces, measure_rows * head_dim, parallel, [&](int64_t item, float* room) {
     const int64_t first = item * measure_rows, count = std::min(measure_rows, n - first);
     std::fill_n(sums + item * head_dim, head_dim, 0.0);
@@ -267,7 +290,7 @@ void CpuBackend::key_cosine(float* cosine, double* mean_norm2, KvHead head, KvTy
 
 void CpuBackend::row_norm(float* norms, const void* rows, KvType type, int64_t n, int64_t head_dim) {
   check_type(type, head_dim);
-  std::lock_guard lock(busy_);
+  const auto lock = use();
   const bool parallel = n * head_dim >= piece_elements;
   for_items((n + measure_rows - 1) / measure_rows, measure_rows * head_dim, parallel, [&](int64_t item, float* room) {
     const int64_t first = item * measure_rows, count = std::min(measure_rows, n - first);

@@ -45,6 +45,7 @@ class CpuBackend final : public Backend {
   void gather_slots(KvHead dst, KvType dst_type, KvHead src, KvType src_type, std::span<const int32_t> slots,
                     int64_t head_dim) override;
 
+  void for_each(int64_t n, const std::function<void(int64_t)>& fn) override;
   void window_attention(Mat probs, ConstMat q, KvHead head, KvType type, std::span<const int64_t> visible, float scale,
                         float softcap) override;
   void key_cosine(float* cosine, double* mean_norm2, KvHead head, KvType type, int64_t head_dim) override;
@@ -66,7 +67,7 @@ class CpuBackend final : public Backend {
   void for_neighbours(int64_t n, int64_t floats, bool parallel, Fn&& fn);
   // Rows [first, first + n) of a head's K or V as float32: in place, or converted into `room`.
   const float* float_rows(const void* rows, KvType type, int64_t first, int64_t n, int64_t head_dim, float* room) const;
-  void reserve_parts(size_t floats);
+  float* reserve_parts(size_t floats);
 
   ThreadPool pool_;
   Isa isa_;
@@ -79,8 +80,14 @@ class CpuBackend final : public Backend {
   std::vector<Cursor> cursors_;  // one a worker: its next item
   std::mutex busy_;              // the scratch below has one user at a time
   MatmulScratch matmul_scratch_;
-  Buffer<float> scratch_;  // one share per worker
-  Buffer<float> parts_;    // partial results of decode attention
+  struct Scratch {
+    Buffer<float> items;  // one share per worker
+    Buffer<float> parts;  // partial results of decode attention
+  };
+  Scratch scratch_;
+  std::vector<Scratch> own_;                     // one a worker, inside of for_each
+  static inline thread_local Scratch* alone_{};  // on a worker inside of for_each: there it works by itself
+  std::unique_lock<std::mutex> use() { return alone_ ? std::unique_lock<std::mutex>() : std::unique_lock(busy_); }
 };
 
 }  // namespace foveal

@@ -12,6 +12,10 @@ constexpr int64_t piece_elements = 16384;  // below this, waking the workers cos
 
 template <class Fn>
 void CpuBackend::for_rows(int64_t n, int64_t row_elements, Fn&& fn) {
+  if (alone_) {
+    for (int64_t i = 0; i < n; ++i) fn(i);
+    return;
+  }
   const int64_t piece = std::max<int64_t>(1, piece_elements / std::max<int64_t>(1, row_elements));
   pool_.for_each((n + piece - 1) / piece, [&](int64_t item) {
     const int64_t end = std::min(n, (item + 1) * piece);
@@ -22,15 +26,16 @@ void CpuBackend::for_rows(int64_t n, int64_t row_elements, Fn&& fn) {
 template <class Fn>
 void CpuBackend::for_items(int64_t n, int64_t floats, bool parallel, Fn&& fn) {
   const int64_t share = (floats + 15) / 16 * 16 + 16;  // own cache lines
-  const auto needed = static_cast<size_t>(share * pool_.size());
-  if (scratch_.size() < needed) scratch_ = Buffer<float>(needed);
-  if (!parallel || n == 1 || pool_.size() == 1) {
-    for (int64_t i = 0; i < n; ++i) fn(i, scratch_.data());
+  const auto needed = static_cast<size_t>(share * (alone_ ? 1 : pool_.size()));
+  Buffer<float>& room = (alone_ ? *alone_ : scratch_).items;
+  if (room.size() < needed) room = Buffer<float>(needed);
+  if (alone_ || !parallel || n == 1 || pool_.size() == 1) {
+    for (int64_t i = 0; i < n; ++i) fn(i, room.data());
     return;
   }
   std::atomic<int64_t> next{0};
   pool_.run([&](int worker, int) {
-    float* mine = scratch_.data() + worker * share;
+    float* mine = room.data() + worker * share;
     for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < n;) fn(i, mine);
   });
 }
@@ -41,14 +46,15 @@ template <class Fn>
 void CpuBackend::for_neighbours(int64_t n, int64_t floats, bool parallel, Fn&& fn) {
   const int64_t share = (floats + 15) / 16 * 16 + 16, workers = parallel && n > 1 ? pool_.size() : 1;
   const auto needed = static_cast<size_t>(share * pool_.size());
-  if (scratch_.size() < needed) scratch_ = Buffer<float>(needed);
+  Buffer<float>& room = scratch_.items;
+  if (room.size() < needed) room = Buffer<float>(needed);
   if (workers == 1) {
-    for (int64_t i = 0; i < n; ++i) fn(i, i > 0, i + 1 < n, scratch_.data());
+    for (int64_t i = 0; i < n; ++i) fn(i, i > 0, i + 1 < n, room.data());
     return;
   }
   for (int64_t w = 0; w < workers; ++w) cursors_[static_cast<size_t>(w)].next.store(n * w / workers);
   pool_.run([&](int worker, int) {
-    float* mine = scratch_.data() + worker * share;
+    float* mine = room.data() + worker * share;
     for (int64_t turn = 0; turn < workers; ++turn) {
       const int64_t owner = (worker + turn) % workers, end = n * (owner + 1) / workers;
       auto& next = cursors_[static_cast<size_t>(owner)].next;

@@ -153,21 +153,36 @@ bool SessionImpl::note_choice(int il, const SelectResult& chosen, int64_t rows_b
   return true;
 }
 
-bool SessionImpl::evict_store_layer(int il, const KvOptions& kv, int64_t budget) {
-  std::vector<std::span<const int32_t>> index;
-  for (int ih = 0; ih < params().n_head_kv; ++ih) index.push_back(store_->token_index(il, ih));
-  int64_t before = 0;
-  for (const auto& head : index) before += static_cast<int64_t>(head.size());
-  const SelectResult chosen =
-      choose(store_->backend(il), il, kv, budget, store_->heads(il), store_->shape().type, index);
-  for (int ih = 0; ih < params().n_head_kv; ++ih)
-    if (static_cast<int64_t>(chosen.keep[static_cast<size_t>(ih)].size()) < store_->len(il, ih))
-      store_->compact(il, ih, chosen.keep[static_cast<size_t>(ih)]);
-  return note_choice(il, chosen, before);
+// Chooses in all of these layers, several at a time, then carries the choices out. Layer by layer whether rows went.
+std::vector<bool> SessionImpl::evict_layers(std::span<const int> layers, const KvOptions& kv, int64_t budget) {
+  std::vector<SelectResult> chosen(layers.size());
+  for (size_t first = 0, end = 0; first < layers.size(); first = end) {
+    Backend& backend = store_->backend(layers[first]);
+    while (end < layers.size() && &store_->backend(layers[end]) == &backend) ++end;
+    backend.for_each(static_cast<int64_t>(end - first), [&](int64_t i) {
+      const size_t at = first + static_cast<size_t>(i);
+      std::vector<std::span<const int32_t>> index;
+      for (int ih = 0; ih < params().n_head_kv; ++ih) index.push_back(store_->token_index(layers[at], ih));
+      chosen[at] = choose(backend, layers[at], kv, budget, store_->heads(layers[at]), store_->shape().type, index);
+    });
+  }
+  std::vector<bool> dropped;
+  for (size_t at = 0; at < layers.size(); ++at) {
+    int64_t before = 0;
+    for (int ih = 0; ih < params().n_head_kv; ++ih) {
+      const auto& keep = chosen[at].keep[static_cast<size_t>(ih)];
+      const int64_t len = store_->len(layers[at], ih);
+      before += len;
+      if (static_cast<int64_t>(keep.size()) < len) store_->compact(layers[at], ih, keep);
+    }
+    dropped.push_back(note_choice(layers[at], chosen[at], before));
+  }
+  return dropped;
 }
 
 void SessionImpl::evict_after_step() {
   const int n_head_kv = params().n_head_kv;
+  std::vector<int> due;
   for (int il = 0; il < params().n_layer; ++il) {
     const int window = params().sliding_window[static_cast<size_t>(il)];
     if (window > 0) {  // rows that left the window go in bunches
@@ -181,12 +196,13 @@ void SessionImpl::evict_after_step() {
     if (budget_ < 0) continue;
     int64_t total = 0;
     for (int ih = 0; ih < n_head_kv; ++ih) total += store_->len(il, ih);
-    if (total <= evict_above_[static_cast<size_t>(il)]) continue;
-    const Stopwatch watch;
-    protect_rows(kv_);
-    evict_store_layer(il, kv_, budget_);
-    stats_.ms.evict += watch.ms();
+    if (total > evict_above_[static_cast<size_t>(il)]) due.push_back(il);
   }
+  if (due.empty()) return;
+  const Stopwatch watch;
+  protect_rows(kv_);
+  evict_layers(due, kv_, budget_);
+  stats_.ms.evict += watch.ms();
 }
 
 KvStats SessionImpl::evict(const KvOptions& kv) {
@@ -198,10 +214,14 @@ KvStats SessionImpl::evict(const KvOptions& kv) {
   const int64_t budget = budget_rows(kv, n_rows());
   protect_rows(kv);
   const Stopwatch watch;
-  for (int il = 0; budget >= 0 && il < params().n_layer; ++il) {
-    if (!evictable(il)) continue;
-    const int64_t own = evict_above_[static_cast<size_t>(il)];  // still what the session's own budget calls for
-    if (!evict_store_layer(il, kv, budget)) evict_above_[static_cast<size_t>(il)] = own;
+  std::vector<int> layers;
+  for (int il = 0; budget >= 0 && il < params().n_layer; ++il)
+    if (evictable(il)) layers.push_back(il);
+  const std::vector<int64_t> own = evict_above_;  // still what the session's own budget calls for
+  const std::vector<bool> dropped = evict_layers(layers, kv, budget);
+  for (size_t at = 0; at < layers.size(); ++at) {
+    const auto il = static_cast<size_t>(layers[at]);
+    if (!dropped[at]) evict_above_[il] = own[il];
   }
   evicted_by_hand_ = evicted_by_hand_ || budget >= 0;
   stats_.ms.evict = watch.ms();

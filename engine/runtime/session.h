@@ -120,7 +120,7 @@ class SessionImpl final : public Session {
   bool note_choice(int il, const SelectResult& chosen, int64_t rows_before);
   int64_t mark_pinned(const KvOptions& kv, std::vector<uint8_t>& rows) const;
   void protect_rows(const KvOptions& kv);
-  bool evict_store_layer(int il, const KvOptions& kv, int64_t budget);
+  std::vector<bool> evict_layers(std::span<const int> layers, const KvOptions& kv, int64_t budget);
   void evict_after_step();
   bool evictable(int il) const { return params().sliding_window[static_cast<size_t>(il)] == 0; }
   void load_tables(const KvOptions& kv);

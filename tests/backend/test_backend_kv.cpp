@@ -1,5 +1,6 @@
 // Storing, gathering and measuring KV rows on every instruction set: bits where bits are due, bounds elsewhere.
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 
 #include "engine/core/error.h"
@@ -282,4 +283,38 @@ TEST(block_types_need_whole_blocks) {
   }
   b->row_norm(out.data(), rows.data(), KvType::F32, n, head_dim);  // and the backend still works
   CHECK_EQ(out[0], 0.0f);
+}
+
+// Inside of for_each a worker measures by itself: the same bits, whoever is where; an exception leaves nothing behind.
+TEST(measured_side_by_side) {
+  const auto b = make_cpu_backend(3, "");
+  const int64_t head_dim = 64, rows = 700, queries = 8, count = 20;
+  Random random(3);
+  std::vector<float> k = numbers(static_cast<size_t>(count * rows * head_dim), random);
+  const std::vector<float> q = numbers(static_cast<size_t>(queries * head_dim), random);
+  const std::vector<int64_t> visible = {rows};
+  const auto measure = [&](int64_t i, std::vector<float>& out) {
+    float* const mine = k.data() + i * rows * head_dim;
+    const KvHead head{mine, mine, rows - i};
+    double norm2 = 0;
+    out.assign(static_cast<size_t>((queries + 2) * rows + 1), 0.0f);
+    b->window_attention(Mat(out.data(), queries, rows - i, rows), ConstMat(q.data(), queries, head_dim), head,
+                        KvType::F32, visible, 0.125f, 0);
+    b->key_cosine(out.data() + queries * rows, &norm2, head, KvType::F32, head_dim);
+    b->row_norm(out.data() + (queries + 1) * rows, mine, KvType::F32, rows - i, head_dim);
+    out.back() = static_cast<float>(norm2);
+  };
+  std::vector<std::vector<float>> alone(count), together(count);
+  for (int64_t i = 0; i < count; ++i) measure(i, alone[static_cast<size_t>(i)]);
+  b->for_each(count, [&](int64_t i) { measure(i, together[static_cast<size_t>(i)]); });
+  CHECK(alone == together);
+
+  std::atomic<int> called{0};
+  CHECK_THROWS(Error, "seven", b->for_each(count, [&](int64_t i) {
+    ++called;
+    if (i == 7 || i == 11) fail(ErrorCode::state, i == 7 ? "seven" : "eleven");
+  }));
+  CHECK_EQ(called.load(), static_cast<int>(count));
+  b->for_each(count, [&](int64_t i) { measure(i, together[static_cast<size_t>(i)]); });
+  CHECK(alone == together);
 }
