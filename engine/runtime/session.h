@@ -1,6 +1,6 @@
 // The one Session behind engine.h. Split by concern over session.cpp (rows, queries about them), prefill.cpp,
-// prefill_layers.cpp, decode.cpp, evict.cpp, measure.cpp, turn.cpp (chat and generation), replay.cpp (undo, refresh),
-// state_file.cpp.
+// prefill_layers.cpp, decode.cpp, evict.cpp, measure.cpp, turn.cpp and reply.cpp (chat and generation), replay.cpp
+// (undo, refresh), state_file.cpp.
 #pragma once
 
 #include <chrono>
@@ -132,22 +132,24 @@ class SessionImpl final : public Session {
 
   // ---- turn.cpp
   void begin_turn(const GenerateOptions& options);
-  void begin_reply();
   void read_whole(PromptRows& rows);
   bool continues_chat(const std::vector<Message>& messages, const std::vector<ImageId>& ids) const;
   void append_continuation(const std::vector<Message>& messages, std::span<const ImageView> images);
   int64_t reusable_rows(const PromptRows& rows);
   int64_t system_rows_of(const std::vector<Message>& messages, std::span<const PromptPiece> pieces,
                          const PromptRows& rows) const;
-  std::vector<Message> conversation() const;
-  void stop_reply();
-  void flush(std::string& piece);
   int64_t common_prefix(const PromptRows& rows) const;
   bool can_cut_at(int64_t n) const;
   void cut(int64_t n);
   void clear();
-  bool take(std::string& piece);
+
+  // ---- reply.cpp
+  void begin_reply();
+  std::vector<Message> conversation() const;
   void finish(const char* reason);
+  void stop_reply();
+  void flush(std::string& piece);
+  bool take(std::string& piece);
 
   // ---- replay.cpp
   void replay_rows(const SessionImpl& from, int64_t n);

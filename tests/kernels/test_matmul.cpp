@@ -7,68 +7,12 @@
 #include "engine/core/error.h"
 #include "kernels/cpu/scalar/half.h"
 #include "tests/check.h"
+#include "tests/kernels/matmul_inputs.h"
 
 using namespace foveal;
+using namespace matmul_inputs;
 
 namespace {
-
-// Where a block holds its half-precision scales.
-std::vector<size_t> half_places(TensorType type) {
-  const auto end = static_cast<size_t>(traits_of(type).block_bytes);
-  switch (type) {
-    case TensorType::Q2_K:
-      return {80, 82};
-    case TensorType::Q3_K:
-    case TensorType::Q6_K:
-    case TensorType::TQ1_0:
-    case TensorType::TQ2_0:
-      return {end - 2};
-    case TensorType::Q4_1:
-    case TensorType::Q5_1:
-    case TensorType::Q4_K:
-    case TensorType::Q5_K:
-      return {0, 2};
-    case TensorType::F32:
-    case TensorType::F16:
-    case TensorType::BF16:
-    case TensorType::MXFP4:
-    case TensorType::IQ1_M:
-      return {};
-    default:
-      return {0};
-  }
-}
-
-// One block whose values are of the size `scale`, bytes otherwise random.
-void set_scales(TensorType type, uint8_t* block, float value, float scale) {
-  const auto half = scalar::float_to_half(value * scale);
-  const uint32_t bits = scalar::float_bits(value * scale);
-  for (const size_t at : half_places(type)) std::memcpy(block + at, &half, 2);
-  if (type == TensorType::F32) std::memcpy(block, &bits, 4);
-  if (type == TensorType::F16) std::memcpy(block, &half, 2);
-  if (type == TensorType::BF16)
-    block[0] = static_cast<uint8_t>(bits >> 16), block[1] = static_cast<uint8_t>(bits >> 24);
-  if (type == TensorType::MXFP4) block[0] = static_cast<uint8_t>(127 + std::ilogb(std::fabs(value) * scale));
-  if (type == TensorType::IQ1_M)  // a nibble in the top of each of four words
-    for (int i = 0; i < 4; ++i)
-      block[49 + 2 * i] = static_cast<uint8_t>((block[49 + 2 * i] & 15) | (half >> 4 * i & 15) << 4);
-}
-
-std::vector<uint8_t> random_tensor(TensorType type, int64_t rows, int64_t cols, std::mt19937& rng,
-                                   float scale = 0.125f) {
-  const TypeTraits& t = traits_of(type);
-  std::vector<uint8_t> raw(static_cast<size_t>(rows * cols / t.block_elements * t.block_bytes));
-  std::uniform_real_distribution<float> size(0.01f, 1.0f);
-  for (auto& b : raw) b = static_cast<uint8_t>(rng());
-  for (auto* p = raw.data(); p < raw.data() + raw.size(); p += t.block_bytes)
-    set_scales(type, p, rng() % 2 ? size(rng) : -size(rng), scale);
-  return raw;
-}
-
-struct Case {
-  TensorType type;
-  int64_t rows, cols;
-};
 
 // Every type; rows that end inside a panel, pairs of panels, inputs of one block, more than one range of inputs.
 const Case kCases[] = {
@@ -83,25 +27,6 @@ const Case kCases[] = {
     {TensorType::MXFP4, 47, 96},    {TensorType::Q4_0, 37, 1056},  {TensorType::Q4_K, 20, 1280},
     {TensorType::Q6_K, 33, 768},
 };
-
-TensorInfo info_of(const Case& c, const std::vector<uint8_t>& raw) {
-  return {"w", c.type, {c.cols, c.rows}, raw.data(), raw.size()};
-}
-
-struct Input {
-  std::vector<float> data;
-  ConstMat view;
-};
-
-Input random_rows(int64_t rows, int64_t cols, std::mt19937& rng) {
-  Input in;
-  std::normal_distribution<float> value;
-  const int64_t stride = cols + 3;
-  in.data.resize(static_cast<size_t>(rows * stride));
-  for (float& v : in.data) v = value(rng);
-  in.view = ConstMat(in.data.data(), rows, cols, stride);
-  return in;
-}
 
 std::vector<float> product(const TensorInfo& t, ConstMat x, Isa isa, int threads, const float* bias,
                            const MatmulKernels* kernels = nullptr, const AmxKernels* amx = nullptr) {
@@ -367,105 +292,4 @@ TEST(stacked_tensors_and_tables) {
   for (size_t i = 0; i < 3; ++i)
     CHECK(std::equal(rows.begin() + static_cast<long>(i * 64), rows.begin() + static_cast<long>(i * 64 + 64),
                      values.data() + ids[i] * 64));
-}
-
-// ---- bfloat16
-
-namespace {
-
-float rounded(float v) {
-  const uint32_t bits = uint32_t{bf16_of_bits(scalar::float_bits(v))} << 16;
-  return scalar::bits_float(bits);
-}
-
-std::vector<float> bf16_product(const TensorInfo& t, ConstMat x, int threads, const float* bias, const AmxKernels* amx,
-                                FloatProducts packing = FloatProducts::bf16) {
-  ThreadPool pool(threads);
-  const TensorInfo* p = &t;
-  const WeightPtr w = pack_weight(std::span(&p, 1), packing);
-  CHECK(static_cast<const CpuWeight&>(*w).paired);
-  std::vector<float> out(static_cast<size_t>(x.rows * t.rows()), -99.0f);
-  MatmulScratch scratch;
-  cpu_matmul(pool, matmul_kernels(detect_isa()), Mat(out.data(), x.rows, t.rows()), static_cast<const CpuWeight&>(*w),
-             x, bias, scratch, amx);
-  return out;
-}
-
-const Case kBf16Cases[] = {
-    {TensorType::F32, 33, 801}, {TensorType::F16, 50, 130}, {TensorType::F16, 20, 96}, {TensorType::BF16, 17, 768}};
-
-}  // namespace
-
-TEST(bf16_rounds_to_nearest_even) {
-  CHECK_EQ(bf16_of_bits(0x3f808000), 0x3f80);  // a tie goes to the even neighbour below
-  CHECK_EQ(bf16_of_bits(0x3f818000), 0x3f82);  // and above
-  CHECK_EQ(bf16_of_bits(0x3f808001), 0x3f81);
-  CHECK_EQ(bf16_of_bits(0x7f7fffff), 0x7f80);  // too large: infinity
-  CHECK_EQ(bf16_of_bits(0x7f800001), 0x7fc0);  // no number stays none
-}
-
-// Against double precision on rounded inputs and weights: only additions err, each by 2^-24 of the sum of magnitudes.
-TEST(bf16_products_are_exact_but_for_the_sums) {
-  std::mt19937 rng(9);
-  for (const Case& c : kBf16Cases) {
-    const auto raw = random_tensor(c.type, c.rows, c.cols, rng);
-    const TensorInfo t = info_of(c, raw);
-    const Buffer<float> w = dequantize_tensor(t);
-    const Input x = random_rows(13, c.cols, rng);
-    const auto out = bf16_product(t, x.view, 1, nullptr, nullptr);
-    for (int64_t i = 0; i < 13; ++i)
-      for (int64_t o = 0; o < c.rows; ++o) {
-        double exact = 0, size = 0;
-        for (int64_t k = 0; k < c.cols; ++k) {
-          const double term = double{rounded(x.view.row(i)[k])} * rounded(w[static_cast<size_t>(o * c.cols + k)]);
-          exact += term;
-          size += std::fabs(term);
-        }
-        const double found = out[static_cast<size_t>(i * c.rows + o)];
-        CHECK_NEAR(found, exact, size * static_cast<double>(c.cols + 2) * 0x1p-24);
-      }
-  }
-}
-
-// Two bfloat16 leave at most 2^-17 of a factor each, and the product of the low parts (2^-18) is left out.
-TEST(split_products_are_nearly_exact) {
-  std::mt19937 rng(11);
-  for (const Case& c : kBf16Cases) {
-    const auto raw = random_tensor(c.type, c.rows, c.cols, rng);
-    const TensorInfo t = info_of(c, raw);
-    const Buffer<float> w = dequantize_tensor(t);
-    const Input x = random_rows(13, c.cols, rng);
-    const auto out = bf16_product(t, x.view, 1, nullptr, nullptr, FloatProducts::bf16x3);
-    for (int64_t i = 0; i < 13; ++i)
-      for (int64_t o = 0; o < c.rows; ++o) {
-        double exact = 0, size = 0;
-        for (int64_t k = 0; k < c.cols; ++k) {
-          const double term = double{x.view.row(i)[k]} * w[static_cast<size_t>(o * c.cols + k)];
-          exact += term;
-          size += std::fabs(term);
-        }
-        const double found = out[static_cast<size_t>(i * c.rows + o)];
-        CHECK_NEAR(found, exact, size * (0x1.4p-16 + static_cast<double>(3 * c.cols) * 0x1p-24));
-      }
-  }
-}
-
-TEST(bf16_instructions_give_the_bits_of_the_specification) {
-  const AmxKernels* fast = amx_kernels(detect_isa());
-  if (!fast) return;
-  std::mt19937 rng(10);
-  for (const Case& c : kBf16Cases) {
-    const auto raw = random_tensor(c.type, c.rows, c.cols, rng);
-    const TensorInfo t = info_of(c, raw);
-    std::vector<float> bias(static_cast<size_t>(c.rows), 0.75f);
-    for (const int tokens : {1, 2, 3, 5, 12, 17, 31, 650}) {
-      if (tokens == 650 && c.type != TensorType::BF16) continue;  // more than one item's share of tokens
-      const Input x = random_rows(tokens, c.cols, rng);
-      const auto expected = bf16_product(t, x.view, 1, bias.data(), nullptr);
-      CHECK(bf16_product(t, x.view, 1, bias.data(), fast) == expected);
-      CHECK(bf16_product(t, x.view, 3, bias.data(), fast) == expected);
-      const auto split = bf16_product(t, x.view, 1, bias.data(), nullptr, FloatProducts::bf16x3);
-      CHECK(bf16_product(t, x.view, 3, bias.data(), fast, FloatProducts::bf16x3) == split);
-    }
-  }
 }
