@@ -4,13 +4,12 @@ Pictures are drawn from other seeds and other words than the training's. A Markd
 """
 
 import argparse
-import os
 
-os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
 import data
 import pages
 import tokenizer as tk
 import torch
+from machine import prepare
 from model import Decoder, Encoder, shape_of
 
 QUESTION = "{}<|im_end|>\n<|im_start|>assistant\n"
@@ -49,6 +48,7 @@ class Model:
 
 
 def main():
+    prepare()
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("checkpoint")
     p.add_argument("--count", type=int, default=200, help="pictures per kind")

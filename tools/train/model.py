@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from tokenizer import N_VOCAB
 from torch import nn
-from wiring import offset_bias, point
+from wiring import USED, offset_bias, point
 
 IMAGE_MEAN, IMAGE_STD = [0.5] * 3, [0.5] * 3
 
@@ -154,6 +154,10 @@ class Encoder(nn.Module):
         self.post = nn.LayerNorm(s.vit_width, 1e-6)
         self.merge0 = nn.Linear(4 * s.vit_width, 4 * s.vit_width)
         self.merge2 = nn.Linear(4 * s.vit_width, s.width)
+        with torch.no_grad():  # the decoder's figures for places hear nothing of the picture
+            self.merge2.weight[USED:], self.merge2.bias[USED:] = 0, 0
+        for part in (self.merge2.weight, self.merge2.bias):
+            part.register_hook(lambda g: torch.cat([g[:USED], torch.zeros_like(g[USED:])]))
         quarter = s.vit_width // s.vit_heads // 4
         self.register_buffer("freqs", 10000.0 ** (-torch.arange(quarter) / quarter), persistent=False)
         for layer, reach in zip(self.blocks, VIT_HEADS):

@@ -9,13 +9,12 @@ here; the two pointing heads and the digits are fitted, each alone, to what the 
 """
 
 import math
-import random
 
 import data
 import torch
 import torch.nn.functional as F
 from tokenizer import IM_END, IM_START, VISION_START, WORD0, WORDS
-from wiring import BLANK, CODE, PICTURE, TEXT, ideal_embedding, offset_bias, set_head
+from wiring import BLANK, CODE, COPY, PICTURE, TEXT, USED, ideal_embedding, noisy, offset_bias, set_head
 
 BASE = 12 * CODE + 4  # the first figure of this circuit
 PLACE = 6  # figures of a place: cosine and sine of three angles
@@ -77,6 +76,31 @@ def figures(freqs, row, column):
     return torch.stack([f(a) for a in angles for f in (torch.cos, torch.sin)])
 
 
+def free(decoder):
+    """{name: 1 where training may change a parameter, 0 where it belongs to this circuit}. A step of any size that
+    reaches the places upsets every pointing head behind them: gradients there are hundreds of times the others'. Other
+    heads may learn to read the places."""
+    masks, taken = {}, {(1, 3)} | {(i, decoder.shape.heads - 1) for i in range(decoder.shape.layers)}
+    for name, value in decoder.named_parameters():
+        mask, part = torch.ones_like(value), name.split(".")
+        if name == "embed.weight":
+            mask[:, USED:] = 0
+        elif part[-2] in ("norm", "attn_norm", "ffn_norm", "out", "down"):
+            mask[USED:] = 0
+        if part[0] == "blocks":
+            layer = int(part[1])
+            for head in [h for i, h in taken if i == layer]:
+                rows = slice(head * decoder.blocks[layer].d, (head + 1) * decoder.blocks[layer].d)
+                if part[2] in ("q", "k", "v"):
+                    mask[rows] = 0
+                elif part[2] == "out":
+                    mask[:, rows] = 0
+            if 1 < layer < COPY:
+                mask.zero_()
+        masks[name] = mask
+    return masks
+
+
 @torch.no_grad()
 def mark_words(decoder):
     """Marks in the tokens' embeddings: the four ahead of the picture, characters, the questions' telling words."""
@@ -114,8 +138,7 @@ class Probe:
         d, found = self.decoder, []
         for b in self.batches:
             around = [d.embed(torch.tensor(x)).expand(len(b.ids), -1, -1) for x in (data.HEAD, data.TAIL)]
-            image = ideal_embedding(b.symbols, self.table)
-            image = image + random.uniform(0, self.noise) * torch.randn_like(image)
+            image = noisy(ideal_embedding(b.symbols, self.table), self.noise)
             x, y = torch.cat([around[0], image, around[1]], 1), d.embed(b.ids)
             ropes = [d.angles(p) for p in data.positions(b.cols, b.rows, b.ids.shape[2])]
             for block in d.blocks[:layer]:

@@ -2,7 +2,7 @@
 train.py --stage encoder|decoder|places|joint --minutes M --out DIR [--device cuda].
 
 encoder: pictures crammed with text, to the characters in each token. decoder: laid-out pages as symbols, to answers, on
-pages that grow as the accuracy does. places: fits.wire_places() on a decoder that copies already, once. joint: both, on
+pages that grow as the accuracy does. places: fits.wire_places() on a decoder that copies already. joint: both, on
 pictures. Each run ends with the rate decayed, saves DIR/<stage>.pt, and starts from it (joint starts from the other
 two) if it is there; places works on decoder.pt.
 """
@@ -14,14 +14,15 @@ import random
 import time
 from pathlib import Path
 
-os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")  # some machines announce AMX and fault on it
 import data
 import pages
 import torch
 import torch.nn.functional as F
 from fits import wire_places
+from machine import prepare
 from model import Decoder, Encoder, Shape
-from wiring import carry_on, codes, ideal_embedding, wire
+from pointers import free
+from wiring import USED, carry_on, codes, ideal_embedding, noisy, wire
 
 LEVELS = [(8, 5), (10, 8), (14, 10), (18, 14), None]  # page sizes in tokens; None: pages.SIZES
 
@@ -36,17 +37,24 @@ class Trainer:
         others = [p for n, p in named if p.ndim != 2 or "embed" in n]
         self.optimizers = [
             torch.optim.Muon(
-                matrices, lr=args.rate, momentum=0.95, weight_decay=0.02, ns_steps=4, adjust_lr_fn="match_rms_adamw"
+                matrices, lr=args.rate, momentum=0.95, weight_decay=0.0, ns_steps=4, adjust_lr_fn="match_rms_adamw"
             ),
             torch.optim.AdamW(others, lr=args.rate, betas=(0.9, 0.98), weight_decay=0.0),
         ]
-        self.params = matrices + others
+        self.params, self.masks = matrices + others, []
+        decoder = modules.get("decoder")
+        if decoder is not None and decoder.embed.weight[:, USED:].any():  # its places are wired: they stay as they are
+            masks = free(decoder)
+            self.masks = [(p, masks[n]) for n, p in decoder.named_parameters()]
 
     def spent(self):
         return (time.time() - self.start) / (60 * self.args.minutes)
 
     def update(self, loss):
         loss.backward()
+        for p, mask in self.masks:
+            if p.grad is not None:
+                p.grad *= mask
         torch.nn.utils.clip_grad_norm_(self.params, 1.0)
         self.step += 1
         factor = min(1.0, self.step / 10) * min(1.0, max(0.02, (1 - self.spent()) / 0.4))
@@ -189,7 +197,7 @@ def train_encoder(args, device):
 
 def train_decoder(args, device):
     table, decoder = codes(Shape.width), Decoder(Shape())
-    path, level, score, done = args.out / "decoder.pt", args.level, 0.0, {"carried": False, "placed": False}
+    path, level, score, done = args.out / "decoder.pt", args.level, 0.0, {"carried": False}
     wire(decoder, table)
     table, decoder = table.to(device), decoder.to(device)
     if path.exists():
@@ -202,8 +210,7 @@ def train_decoder(args, device):
     t, told, seen = Trainer(args, {"decoder": decoder}), time.time() - args.tell + 40, []
 
     def embed(batch, noise=0.0):
-        ideal = ideal_embedding(batch.symbols.to(device), table)
-        return ideal + noise * torch.randn_like(ideal)
+        return noisy(ideal_embedding(batch.symbols.to(device), table), noise)
 
     def make(rng, level):
         here = level if rng.random() < 0.8 else rng.randrange(level + 1)
@@ -213,7 +220,7 @@ def train_decoder(args, device):
     stream = source.batches()
     while t.spent() < 1:
         here, batch = next(stream)
-        loss, good, share = answer(decoder, batch, embed(batch, random.uniform(0, args.noise)), device)
+        loss, good, share = answer(decoder, batch, embed(batch, args.noise), device)
         t.update(loss)
         if here == level:
             score += 0.08 * (good.float().mean().item() - score)
@@ -236,11 +243,9 @@ def train_decoder(args, device):
 
 
 def place_decoder(args, _):
-    """Wires decoder.pt's second circuit, unless it was done: a stage that goes on keeps what training made of it."""
+    """Wires decoder.pt's second circuit; where it was wired before, fits it anew to what the first has become."""
     path = args.out / "decoder.pt"
     state = torch.load(path, map_location="cpu")
-    if state.get("placed", False):
-        return
     decoder, rng = Decoder(Shape()), random.Random(args.seed or time.time_ns())
     decoder.load_state_dict(state["decoder"])
 
@@ -248,7 +253,7 @@ def place_decoder(args, _):
         return [draw_batch(rng, len(LEVELS) - 1, 4000, {kind: 1}) for _ in range(count)]
 
     wire_places(decoder, codes(Shape.width), draw, args.minutes, lambda text: log(args, text))
-    save(path, **state | {"decoder": decoder.state_dict(), "placed": True})
+    save(path, **state | {"decoder": decoder.state_dict()})
 
 
 def train_joint(args, device):
@@ -306,6 +311,7 @@ def parse_mix(text):
 
 
 def main():
+    prepare()
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--stage", choices=["encoder", "decoder", "places", "joint"], required=True)
     p.add_argument("--minutes", type=float, required=True)
@@ -334,7 +340,8 @@ def main():
     args.out.mkdir(parents=True, exist_ok=True)
     if args.threads:
         torch.set_num_threads(args.threads)
-    torch.set_float32_matmul_precision("high")  # on a GPU, TF32: position scores need its 10 bits
+    # on a GPU, TF32: position scores need its 10 bits; on a CPU bfloat16 products, sums and scores in float32
+    torch.set_float32_matmul_precision("medium" if args.device == "cpu" else "high")
     if args.seed:
         torch.manual_seed(args.seed)
     stages = {"encoder": train_encoder, "decoder": train_decoder, "places": place_decoder, "joint": train_joint}

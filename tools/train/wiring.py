@@ -5,6 +5,7 @@ sum over rotary pairs of strength * cos(freq * (delta - offset)); matrices move 
 """
 
 import math
+import random
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +38,13 @@ def ideal_embedding(marks, table):
     total[..., BLANK] += 4 * (marks[..., 0] == 0)
     total[..., PICTURE] += 8
     return total
+
+
+def noisy(embedding, most):
+    """An embedding with normal noise of up to that deviation in the figures that pictures fill."""
+    noise = random.uniform(0, most) * torch.randn_like(embedding)
+    noise[..., USED:] = 0
+    return embedding + noise
 
 
 def offset_bias(freqs, offset, strength):
