@@ -44,8 +44,8 @@ class Terminal:
         return before
 
     def interrupt(self, pattern: str) -> None:
-        """Ctrl-C until the pattern comes: readline shows its prompt shortly before it waits for keys, and hears a signal
-        from in between with the next one only."""
+        """Ctrl-C until the pattern comes: readline shows its prompt shortly before it waits for keys, and hears a
+        signal from in between with the next one only."""
         for _ in range(5):
             time.sleep(0.3)
             self.send("\x03")
