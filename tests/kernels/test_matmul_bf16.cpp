@@ -33,6 +33,34 @@ std::vector<float> bf16_product(const TensorInfo& t, ConstMat x, int threads, co
 const Case kBf16Cases[] = {
     {TensorType::F32, 33, 801}, {TensorType::F16, 50, 130}, {TensorType::F16, 20, 96}, {TensorType::BF16, 17, 768}};
 
+float exactly(float v) {
+  return v;
+}
+
+// Products of every case against double precision on what `factor` makes of inputs and weights. `bound` times the sum
+// of magnitudes is allowed, given the number of inputs.
+void check_products(FloatProducts packing, float (*factor)(float), double (*bound)(int64_t), unsigned seed) {
+  std::mt19937 rng(seed);
+  for (const Case& c : kBf16Cases) {
+    const auto raw = random_tensor(c.type, c.rows, c.cols, rng);
+    const TensorInfo t = info_of(c, raw);
+    const Buffer<float> w = dequantize_tensor(t);
+    const Input x = random_rows(13, c.cols, rng);
+    const auto out = bf16_product(t, x.view, 1, nullptr, nullptr, packing);
+    for (int64_t i = 0; i < 13; ++i)
+      for (int64_t o = 0; o < c.rows; ++o) {
+        double exact = 0, size = 0;
+        for (int64_t k = 0; k < c.cols; ++k) {
+          const double term = double{factor(x.view.row(i)[k])} * factor(w[static_cast<size_t>(o * c.cols + k)]);
+          exact += term;
+          size += std::fabs(term);
+        }
+        const double found = out[static_cast<size_t>(i * c.rows + o)];
+        CHECK_NEAR(found, exact, size * bound(c.cols));
+      }
+  }
+}
+
 }  // namespace
 
 TEST(bf16_rounds_to_nearest_even) {
@@ -43,50 +71,17 @@ TEST(bf16_rounds_to_nearest_even) {
   CHECK_EQ(bf16_of_bits(0x7f800001), 0x7fc0);  // no number stays none
 }
 
-// Against double precision on rounded inputs and weights: only additions err, each by 2^-24 of the sum of magnitudes.
+// On rounded factors only additions err, each by 2^-24 of the sum of magnitudes.
 TEST(bf16_products_are_exact_but_for_the_sums) {
-  std::mt19937 rng(9);
-  for (const Case& c : kBf16Cases) {
-    const auto raw = random_tensor(c.type, c.rows, c.cols, rng);
-    const TensorInfo t = info_of(c, raw);
-    const Buffer<float> w = dequantize_tensor(t);
-    const Input x = random_rows(13, c.cols, rng);
-    const auto out = bf16_product(t, x.view, 1, nullptr, nullptr);
-    for (int64_t i = 0; i < 13; ++i)
-      for (int64_t o = 0; o < c.rows; ++o) {
-        double exact = 0, size = 0;
-        for (int64_t k = 0; k < c.cols; ++k) {
-          const double term = double{rounded(x.view.row(i)[k])} * rounded(w[static_cast<size_t>(o * c.cols + k)]);
-          exact += term;
-          size += std::fabs(term);
-        }
-        const double found = out[static_cast<size_t>(i * c.rows + o)];
-        CHECK_NEAR(found, exact, size * static_cast<double>(c.cols + 2) * 0x1p-24);
-      }
-  }
+  check_products(
+      FloatProducts::bf16, rounded, [](int64_t cols) { return static_cast<double>(cols + 2) * 0x1p-24; }, 9);
 }
 
 // Two bfloat16 leave at most 2^-17 of a factor each, and the product of the low parts (2^-18) is left out.
 TEST(split_products_are_nearly_exact) {
-  std::mt19937 rng(11);
-  for (const Case& c : kBf16Cases) {
-    const auto raw = random_tensor(c.type, c.rows, c.cols, rng);
-    const TensorInfo t = info_of(c, raw);
-    const Buffer<float> w = dequantize_tensor(t);
-    const Input x = random_rows(13, c.cols, rng);
-    const auto out = bf16_product(t, x.view, 1, nullptr, nullptr, FloatProducts::bf16x3);
-    for (int64_t i = 0; i < 13; ++i)
-      for (int64_t o = 0; o < c.rows; ++o) {
-        double exact = 0, size = 0;
-        for (int64_t k = 0; k < c.cols; ++k) {
-          const double term = double{x.view.row(i)[k]} * w[static_cast<size_t>(o * c.cols + k)];
-          exact += term;
-          size += std::fabs(term);
-        }
-        const double found = out[static_cast<size_t>(i * c.rows + o)];
-        CHECK_NEAR(found, exact, size * (0x1.4p-16 + static_cast<double>(3 * c.cols) * 0x1p-24));
-      }
-  }
+  check_products(
+      FloatProducts::bf16x3, exactly, [](int64_t cols) { return 0x1.4p-16 + static_cast<double>(3 * cols) * 0x1p-24; },
+      11);
 }
 
 TEST(bf16_instructions_give_the_bits_of_the_specification) {
