@@ -197,16 +197,16 @@ def train_encoder(args, device):
 
 def train_decoder(args, device):
     table, decoder = codes(Shape.width), Decoder(Shape())
-    path, level, score, done = args.out / "decoder.pt", args.level, 0.0, {"carried": False}
+    path, level, score, carried = args.out / "decoder.pt", args.level, 0.0, False
     wire(decoder, table)
     table, decoder = table.to(device), decoder.to(device)
     if path.exists():
         state = torch.load(path, map_location=device)
         decoder.load_state_dict(state["decoder"])
-        level, done = max(level, state["level"]), {k: state.get(k, False) for k in done}
-    if args.carry and not done["carried"]:  # once: a stage that goes on keeps what training made of it
+        level, carried = max(level, state["level"]), state.get("carried", False)
+    if args.carry and not carried:  # once: a stage that goes on keeps what training made of it
         carry_on(decoder.cpu())
-        decoder, done["carried"] = decoder.to(device), True
+        decoder, carried = decoder.to(device), True
     t, told, seen = Trainer(args, {"decoder": decoder}), time.time() - args.tell + 40, []
 
     def embed(batch, noise=0.0):
@@ -237,9 +237,9 @@ def train_decoder(args, device):
                 f"step {t.step} level {level} loss {mean[0]:.3f} tokens {mean[1]:.3f} answers {mean[2]:.3f}"
                 f" | test here {measure(decoder, embed, device, level, 20)}",
             )
-            save(path, decoder=decoder.state_dict(), level=level, **done)
+            save(path, decoder=decoder.state_dict(), level=level, carried=carried)
     log(args, f"test, full size {measure(decoder, embed, device, len(LEVELS) - 1, 60)}")
-    save(path, decoder=decoder.state_dict(), level=level, **done)
+    save(path, decoder=decoder.state_dict(), level=level, carried=carried)
 
 
 def place_decoder(args, _):
