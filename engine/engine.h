@@ -180,7 +180,9 @@ class Session {
   virtual KvStats kv_stats() const = 0;               // of this moment
   virtual KvStats evict(const KvOptions& kv) = 0;     // evict now by other options
   virtual void pin(int64_t start, int64_t stop) = 0;  // rows of these token indices are never evicted
-  virtual std::unique_ptr<Session> fork() const = 0;  // a copy, KV rows included: costs kv_bytes() again
+  // A copy, KV rows included: costs kv_bytes() again; with options only the rows that evict() would leave it, the
+  // others never being copied.
+  virtual std::unique_ptr<Session> fork(const KvOptions* evict = nullptr) const = 0;
   // Takes back the last turn (a prefill, chat or generate call, and the tokens that followed). Rows that were never up
   // for eviction are dropped exactly; otherwise the turns before are computed again, step for step, from the pictures'
   // cached embeddings. Errors (before anything changes): state when there is no turn, or a picture isn't cached.

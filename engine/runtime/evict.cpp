@@ -153,27 +153,34 @@ bool SessionImpl::note_choice(int il, const SelectResult& chosen, int64_t rows_b
   return true;
 }
 
+// Of a head of `from`, which is the own store or one that the own, empty one is filled from.
+void SessionImpl::keep_rows(const KvStore& from, int il, int ih, std::span<const int32_t> slots) {
+  if (&from != store_.get())
+    store_->assign(il, ih, from.heads(il)[static_cast<size_t>(ih)], from.shape().type, slots, from.token_index(il, ih));
+  else if (static_cast<int64_t>(slots.size()) < from.len(il, ih))
+    store_->compact(il, ih, slots);
+}
+
 // Chooses in all of these layers, several at a time, then carries the choices out. Layer by layer whether rows went.
-std::vector<bool> SessionImpl::evict_layers(std::span<const int> layers, const KvOptions& kv, int64_t budget) {
+std::vector<bool> SessionImpl::evict_layers(const KvStore& from, std::span<const int> layers, const KvOptions& kv,
+                                            int64_t budget) {
   std::vector<SelectResult> chosen(layers.size());
   for (size_t first = 0, end = 0; first < layers.size(); first = end) {
-    Backend& backend = store_->backend(layers[first]);
-    while (end < layers.size() && &store_->backend(layers[end]) == &backend) ++end;
+    Backend& backend = from.backend(layers[first]);
+    while (end < layers.size() && &from.backend(layers[end]) == &backend) ++end;
     backend.for_each(static_cast<int64_t>(end - first), [&](int64_t i) {
       const size_t at = first + static_cast<size_t>(i);
       std::vector<std::span<const int32_t>> index;
-      for (int ih = 0; ih < params().n_head_kv; ++ih) index.push_back(store_->token_index(layers[at], ih));
-      chosen[at] = choose(backend, layers[at], kv, budget, store_->heads(layers[at]), store_->shape().type, index);
+      for (int ih = 0; ih < params().n_head_kv; ++ih) index.push_back(from.token_index(layers[at], ih));
+      chosen[at] = choose(backend, layers[at], kv, budget, from.heads(layers[at]), from.shape().type, index);
     });
   }
   std::vector<bool> dropped;
   for (size_t at = 0; at < layers.size(); ++at) {
     int64_t before = 0;
     for (int ih = 0; ih < params().n_head_kv; ++ih) {
-      const auto& keep = chosen[at].keep[static_cast<size_t>(ih)];
-      const int64_t len = store_->len(layers[at], ih);
-      before += len;
-      if (static_cast<int64_t>(keep.size()) < len) store_->compact(layers[at], ih, keep);
+      before += from.len(layers[at], ih);
+      keep_rows(from, layers[at], ih, chosen[at].keep[static_cast<size_t>(ih)]);
     }
     dropped.push_back(note_choice(layers[at], chosen[at], before));
   }
@@ -201,12 +208,17 @@ void SessionImpl::evict_after_step() {
   if (due.empty()) return;
   const Stopwatch watch;
   protect_rows(kv_);
-  evict_layers(due, kv_, budget_);
+  evict_layers(*store_, due, kv_, budget_);
   stats_.ms.evict += watch.ms();
 }
 
 KvStats SessionImpl::evict(const KvOptions& kv) {
   const Use use(*this);
+  return evict_from(*store_, kv);
+}
+
+// Of the rows of `from` (see keep_rows).
+KvStats SessionImpl::evict_from(const KvStore& from, const KvOptions& kv) {
   check_kv_options(kv);
   if (n_rows() == 0) fail(ErrorCode::state, "evict: the session has seen no rows yet; call prefill first");
   const std::vector<float> own_scores = table_scores_, own_r = table_r_;
@@ -215,10 +227,19 @@ KvStats SessionImpl::evict(const KvOptions& kv) {
   protect_rows(kv);
   const Stopwatch watch;
   std::vector<int> layers;
-  for (int il = 0; budget >= 0 && il < params().n_layer; ++il)
-    if (evictable(il)) layers.push_back(il);
+  for (int il = 0; il < params().n_layer; ++il) {
+    if (budget >= 0 && evictable(il)) {
+      layers.push_back(il);
+      continue;
+    }
+    for (int ih = 0; ih < params().n_head_kv; ++ih) {
+      std::vector<int32_t> all(static_cast<size_t>(from.len(il, ih)));
+      std::iota(all.begin(), all.end(), 0);
+      keep_rows(from, il, ih, all);
+    }
+  }
   const std::vector<int64_t> own = evict_above_;  // still what the session's own budget calls for
-  const std::vector<bool> dropped = evict_layers(layers, kv, budget);
+  const std::vector<bool> dropped = evict_layers(from, layers, kv, budget);
   for (size_t at = 0; at < layers.size(); ++at) {
     const auto il = static_cast<size_t>(layers[at]);
     if (!dropped[at]) evict_above_[il] = own[il];

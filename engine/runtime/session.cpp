@@ -63,12 +63,14 @@ SessionImpl::SessionImpl(std::shared_ptr<const ModelImpl> model, const KvOptions
   image_of_.reserve(reserve);
 }
 
-SessionImpl::SessionImpl(const SessionImpl& o)
+SessionImpl::SessionImpl(const SessionImpl& o) : SessionImpl(o, o.store_->clone()) {}
+
+SessionImpl::SessionImpl(const SessionImpl& o, std::unique_ptr<KvStore> store)
     : Session(),
       model_(o.model_),
       kv_(o.kv_),
       n_ctx_(o.n_ctx_),
-      store_(o.store_->clone()),
+      store_(std::move(store)),
       rings_(o.rings_),
       tokens_(o.tokens_),
       positions_(o.positions_),
@@ -101,9 +103,13 @@ SessionImpl::SessionImpl(const SessionImpl& o)
   std::memcpy(logits_.view().data, o.logits_.view().data, logits_.bytes());
 }
 
-std::unique_ptr<Session> SessionImpl::fork() const {
+std::unique_ptr<Session> SessionImpl::fork(const KvOptions* evict) const {
   const Use use(*this);
-  return std::make_unique<SessionImpl>(*this);
+  if (!evict) return std::make_unique<SessionImpl>(*this);
+  auto empty = std::make_unique<KvStore>(store_->shape(), model_->layer_backends());
+  std::unique_ptr<SessionImpl> copy(new SessionImpl(*this, std::move(empty)));
+  copy->evict_from(*store_, *evict);
+  return copy;
 }
 
 std::span<const float> SessionImpl::logits() const {

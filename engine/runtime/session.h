@@ -16,7 +16,8 @@ namespace foveal {
 class SessionImpl final : public Session {
  public:
   SessionImpl(std::shared_ptr<const ModelImpl> model, const KvOptions& kv, int64_t n_ctx);
-  SessionImpl(const SessionImpl& other);  // fork
+  SessionImpl(const SessionImpl& other);                                  // fork
+  SessionImpl(const SessionImpl& other, std::unique_ptr<KvStore> store);  // the same over other rows
 
   void prefill(std::span<const Part> parts) override;
   void step(int32_t token) override;
@@ -31,7 +32,7 @@ class SessionImpl final : public Session {
   KvStats kv_stats() const override;
   KvStats evict(const KvOptions& kv) override;
   void pin(int64_t start, int64_t stop) override;
-  std::unique_ptr<Session> fork() const override;
+  std::unique_ptr<Session> fork(const KvOptions* evict) const override;
   UndoResult undo() override;
   void refresh(int index) override;
   std::unique_ptr<Session> replay(const KvOptions& kv) const override;
@@ -120,7 +121,9 @@ class SessionImpl final : public Session {
   bool note_choice(int il, const SelectResult& chosen, int64_t rows_before);
   int64_t mark_pinned(const KvOptions& kv, std::vector<uint8_t>& rows) const;
   void protect_rows(const KvOptions& kv);
-  std::vector<bool> evict_layers(std::span<const int> layers, const KvOptions& kv, int64_t budget);
+  KvStats evict_from(const KvStore& from, const KvOptions& kv);
+  std::vector<bool> evict_layers(const KvStore& from, std::span<const int> layers, const KvOptions& kv, int64_t budget);
+  void keep_rows(const KvStore& from, int il, int ih, std::span<const int32_t> slots);
   void evict_after_step();
   bool evictable(int il) const { return params().sliding_window[static_cast<size_t>(il)] == 0; }
   void load_tables(const KvOptions& kv);

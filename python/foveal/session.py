@@ -102,9 +102,13 @@ class Session:
 
     def evict(self, kv: KV) -> Stats:
         """Evicts now by other options: one full prefill, fork(), many policies. Returns the `kv` statistics."""
+        return Stats(self._native.evict(self._options(kv)))
+
+    @staticmethod
+    def _options(kv: KV) -> _foveal.KvOptions:
         if not isinstance(kv, KV):
             raise ArgumentError(f"kv: found {type(kv).__name__}, expected foveal.KV")
-        return Stats(self._native.evict(kv._native))
+        return kv._native
 
     def pin(self, start: int | None = None, stop: int | None = None, *, image: int | None = None) -> None:
         """Rows of the token indices [start, stop) are never evicted, or those of picture `image`. ArgumentError, and
@@ -120,9 +124,10 @@ class Session:
         rows = pictures[integer("image", image, 0, len(pictures) - 1)]["rows"]
         self._native.pin(int(rows[0]), int(rows[-1]) + 1)
 
-    def fork(self) -> "Session":
-        """An independent copy, KV rows included."""
-        return Session(self.model, self.kv, 0, _native=self._native.fork())
+    def fork(self, kv: KV | None = None) -> "Session":
+        """An independent copy, KV rows included; with `kv` what fork() and evict(kv) make, without ever copying the
+        rows that go."""
+        return Session(self.model, self.kv, 0, _native=self._native.fork(None if kv is None else self._options(kv)))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes everything that the session is to one file, atomically: a crash leaves the old file or the new one."""

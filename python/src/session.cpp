@@ -51,8 +51,8 @@ class PySession : public Owned<std::unique_ptr<Session>> {
     auto copy = run("session.replay", [&](Session& s) { return s.replay(kv); });
     return std::make_unique<PySession>(std::move(copy), progress_);
   }
-  std::unique_ptr<PySession> fork() {
-    auto copy = run("session.fork", [](Session& s) { return s.fork(); });
+  std::unique_ptr<PySession> fork(const KvOptions* evict) {
+    auto copy = run("session.fork", [&](Session& s) { return s.fork(evict); });
     return std::make_unique<PySession>(std::move(copy), progress_);
   }
   void close_unless_busy() {
@@ -252,7 +252,7 @@ void bind_session(nb::module_& m) {
              const PySession::Use session(s, "session.pin");
              session->pin(start, stop);
            })
-      .def("fork", &PySession::fork)
+      .def("fork", &PySession::fork, nb::arg("evict").none())
       .def("replay", &PySession::replay, nb::arg("kv"))
       .def("undo",
            [](PySession& s) {

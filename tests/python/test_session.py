@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Literal
 
 import gguf
 import numpy as np
@@ -147,6 +148,31 @@ def test_prefill_evict_equals_evict_later() -> None:
     for il in range(model.info["n_layer"]):
         assert [k.tolist() for k in later.kept(il)] == [k.tolist() for k in at_once.kept(il)]
         assert all(len(k) == whole.n_tokens for k in whole.kept(il))  # the fork's eviction left it alone
+
+
+@pytest.mark.parametrize("name", ["text_llama", "text_gemma3_text"])  # gemma3: its sliding windows stay whole
+@pytest.mark.parametrize("dtype", ["f16", "q8_0"])
+def test_fork_with_options_is_fork_and_evict(name: str, dtype: Literal["f16", "q8_0"]) -> None:
+    kv, model = foveal.KV(budget=48, window=16), load(name)
+    whole = model.session(foveal.KV(dtype=dtype))
+    whole.prefill(Case(name, "long").parts())
+    slow, fast = whole.fork(), whole.fork(kv)
+    assert slow.evict(kv).rows_mean == fast.kv_stats().rows_mean < whole.n_tokens
+    assert fast.kv_peak_bytes < whole.kv_bytes
+    for token in (5, 7):
+        for il in range(model.info["n_layer"]):
+            for a, b in zip(slow.kept(il), fast.kept(il), strict=True):
+                assert np.array_equal(a, b)
+        assert np.array_equal(slow.logits, fast.logits)
+        slow.step(token)
+        fast.step(token)
+    assert whole.fork(foveal.KV()).kv_bytes == whole.kv_bytes
+    with pytest.raises(foveal.ArgumentError, match="kv: found int, expected"):
+        whole.fork(48)  # type: ignore[arg-type]
+    with pytest.raises(foveal.ArgumentError, match="kv budget: found 3 rows"):
+        whole.fork(foveal.KV(budget=3))
+    with pytest.raises(foveal.StateError, match="no rows yet"):
+        model.session().fork(kv)
 
 
 def test_pinned_rows_stay() -> None:

@@ -55,8 +55,7 @@ def main() -> int:
                 answer = image.rows[(b[:, 0] < x1) & (b[:, 2] > x0) & (b[:, 1] < y1) & (b[:, 3] > y0)]
                 on_page.append(ink.mean())
                 for policy, mix in arms:
-                    with session.fork() as copy:
-                        copy.evict(KV(o.budget, policy, mix, tables=o.kv_tables, dtype="f32"))
+                    with session.fork(KV(o.budget, policy, mix, tables=o.kv_tables, dtype="f32")) as copy:
                         heads = [h for il in range(model.info["n_layer"]) for h in copy.kept(il)]
                     rows = np.concatenate(heads)
                     rows = rows[(rows >= image.rows[0]) & (rows < min(first, last))] - image.rows[0]

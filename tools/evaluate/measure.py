@@ -1,4 +1,4 @@
-"""One item through all arms: one full prefill, then fork() and evict(kv) for each arm, and the answers compared."""
+"""One item through all arms: one full prefill, then fork(kv) for each arm, and the answers compared."""
 
 import time
 from typing import Any
@@ -124,10 +124,10 @@ def evict(session: Session, arm: Arm, budget: int, window: int, tables: str | No
     rounding (pyramidkv, sparsemm) is asked for less until it doesn't."""
     asked = budget
     while True:
-        copy = session.fork()
         start = time.perf_counter()
-        stats = copy.evict(arm.kv(asked, window, tables, session.kv.dtype))
+        copy = session.fork(arm.kv(asked, window, tables, session.kv.dtype))
         ms = 1000 * (time.perf_counter() - start)
+        stats = copy.kv_stats()
         over = stats.rows_mean - budget
         if over <= 0.05 or asked <= window + 1:
             return copy, stats, asked, ms

@@ -56,8 +56,7 @@ def main() -> int:
             n = session.n_tokens
             rows = number_rows(model, parts, item.questions[0].answer, n)
             for policy, mix in ARMS if len(rows) else ():
-                with session.fork() as copy:
-                    copy.evict(KV(o.budget, policy, mix, window=WINDOW, dtype="f32"))
+                with session.fork(KV(o.budget, policy, mix, window=WINDOW, dtype="f32")) as copy:
                     kept = [[np.asarray(k) for k in copy.kept(il)] for il in range(model.info["n_layer"])]
                 found[policy, mix].append(shares(kept, rows, n, o.budget))
     print(f"{len(found[ARMS[0]])} needles in {o.length} tokens, {o.budget} rows a head.\n")
