@@ -41,16 +41,16 @@ def positions(cols, rows, length):
 
 
 def symbols_of(page):
-    """[tokens, 5] labels of a page, as model.ideal_embedding wants them."""
+    """[tokens, 6] labels of a page, as wiring.ideal_embedding wants them."""
     rows = []
     for cell in pages.slots(page, SLOTS):
         inside = [c for c, _ in cell] + [0] * (SLOTS - len(cell))
-        rows.append(inside + (list(cell[-1]) if cell else [0, 0]))
+        rows.append(inside + (list(cell[-1]) if cell else [0, 0]) + [int(bool(cell) and cell[0][1] == 0)])
     return torch.tensor(rows)
 
 
 class Batch:
-    """n pages of one size: symbols [n, tokens, 5], ids and weights [n, Q, L], kinds and boxes as lists."""
+    """n pages of one size: symbols [n, tokens, 6], ids and weights [n, Q, L], kinds and boxes as lists."""
 
     def __init__(self, rng, mix, split, cols, rows, n, per_page, longest=96):
         self.pages, self.cols, self.rows, chosen = [], cols, rows, []

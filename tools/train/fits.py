@@ -113,12 +113,12 @@ def fit_finder(decoder, table, batches, steps, tell, rate=3e-3):
         rows = [(p, q, at, square, 1.0 if index else 0.2) for p, q, at, square, index, _ in spelt(b)]
         if rows:
             tasks.append(pointing(decoder, s, b, rows))
-    first, _, _, last, ahead, x1, x1b, x2, _, _, _, p2 = views(width)
+    first, _, _, last, ahead, x1, x1b, x2, _, _, p1, p2 = views(width)
     slow = torch.cat([torch.arange(12, 31), torch.arange(44, 63)])  # rotary pairs that hardly turn
-    one, two, three = looks(len(slow))
+    one, two, three, four = looks(len(slow), 4)
     q, k, bias = torch.zeros(64, width), torch.zeros(64, width), torch.zeros(64)
-    q[slow] = 1.5 * one @ first + 1.2 * two @ x1 + 0.8 * three @ x2
-    k[slow] = 1.5 * one @ last + 1.2 * two @ ahead + 0.5 * three @ (x1b + p2)
+    q[slow] = 1.5 * one @ first + 1.2 * two @ x1 + 0.8 * three @ x2 + 0.8 * four @ p1  # p1: of an answer's first letter
+    k[slow] = 1.5 * one @ last + 1.2 * two @ ahead + 0.5 * three @ (x1b + p2) + 0.8 * four @ p1
     bias[31], k[31, BLANK] = 8, -0.5
     fit_head(decoder, FINDER, tasks, (q, k, bias), steps, rate, tell)
     bring(block, head, same("loc", "ptr", 1.0))

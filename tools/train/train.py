@@ -22,8 +22,9 @@ from fits import wire_places
 from machine import prepare
 from model import Decoder, Encoder, Shape
 from pointers import free
-from wiring import USED, carry_on, codes, ideal_embedding, noisy, wire
+from wiring import BEGINS, USED, codes, ideal_embedding, noisy, wire
 
+SLOW = 0.2  # of the rate, for what the places' heads read
 LEVELS = [(8, 5), (10, 8), (14, 10), (18, 14), None]  # page sizes in tokens; None: pages.SIZES
 
 
@@ -33,19 +34,26 @@ class Trainer:
     def __init__(self, args, modules):
         self.args, self.modules, self.start, self.step = args, modules, time.time(), 0
         named = [(n, p) for m in modules.values() for n, p in m.named_parameters() if p.requires_grad]
+        decoder, self.masks, ahead = modules.get("decoder"), [], set()
+        if decoder is not None and decoder.embed.weight[:, USED:].any():  # its places are wired: they stay as they are
+            masks = free(decoder)
+            self.masks = [(p, masks[n]) for n, p in decoder.named_parameters()]
+            ahead = {decoder.embed.weight, *decoder.blocks[0].parameters(), *decoder.blocks[1].parameters()}
+
+        def groups(params):
+            fast, slow = [p for p in params if p not in ahead], [p for p in params if p in ahead]
+            split = [(fast, args.rate), (slow, SLOW * args.rate)]
+            return [{"params": ps, "lr": rate, "rate": rate} for ps, rate in split if ps]
+
         matrices = [p for n, p in named if p.ndim == 2 and "embed" not in n]
         others = [p for n, p in named if p.ndim != 2 or "embed" in n]
         self.optimizers = [
             torch.optim.Muon(
-                matrices, lr=args.rate, momentum=0.95, weight_decay=0.0, ns_steps=4, adjust_lr_fn="match_rms_adamw"
+                groups(matrices), momentum=0.95, weight_decay=0.0, ns_steps=4, adjust_lr_fn="match_rms_adamw"
             ),
-            torch.optim.AdamW(others, lr=args.rate, betas=(0.9, 0.98), weight_decay=0.0),
+            torch.optim.AdamW(groups(others), betas=(0.9, 0.98), weight_decay=0.0),
         ]
-        self.params, self.masks = matrices + others, []
-        decoder = modules.get("decoder")
-        if decoder is not None and decoder.embed.weight[:, USED:].any():  # its places are wired: they stay as they are
-            masks = free(decoder)
-            self.masks = [(p, masks[n]) for n, p in decoder.named_parameters()]
+        self.params = matrices + others
 
     def spent(self):
         return (time.time() - self.start) / (60 * self.args.minutes)
@@ -60,7 +68,7 @@ class Trainer:
         factor = min(1.0, self.step / 10) * min(1.0, max(0.02, (1 - self.spent()) / 0.4))
         for o in self.optimizers:
             for g in o.param_groups:
-                g["lr"] = self.args.rate * factor
+                g["lr"] = g["rate"] * factor
             o.step()
             o.zero_grad(set_to_none=True)
 
@@ -78,22 +86,26 @@ def log(args, text):
 
 
 def slot_logits(out, table):
-    """[B, T, S, 128] scores of each character in each slot for embeddings [B, T, E]; 'none' wins under half a code."""
-    scores = torch.einsum("bte,sce->btsc", out, table)
+    """[N, S, 128] scores of each character in each slot for embeddings [N, E]; 'none' wins under half a code."""
+    scores = torch.einsum("ne,sce->nsc", out, table)
     none = 0.5 * (table[:, 65:91] ** 2).sum(-1).mean()
     return torch.cat([none.expand_as(scores[..., :1]), scores[..., 1:]], -1)
 
 
 def encoder_loss(out, marks, table):
-    """Cross entropy per slot plus distance to the ideal embedding; also the share of inked slots read right."""
-    scores = slot_logits(out, table)
+    """Cross entropy per slot plus distance to the ideal embedding, of the squares whose labels are not -1; also the
+    shares of inked slots, and of inked squares, read right. out [B, T, E], marks [B, T, 6]."""
+    asked = marks[..., 0] >= 0
+    out, marks = out[asked], marks[asked]
+    ideal, scores = ideal_embedding(marks, table), slot_logits(out, table)
+    begins, marks = marks[:, 5] > 0, marks[:, :5]
     inked = marks > 0
-    every = F.cross_entropy(scores.flatten(0, 2), marks.flatten(), reduction="none").view_as(marks)
+    every = F.cross_entropy(scores.flatten(0, 1), marks.flatten(), reduction="none").view_as(marks)
     weight = torch.where(inked, 1.0, 0.3)
-    ideal = ideal_embedding(marks, table)
     distance = ((out - ideal) ** 2).mean() / (table[:, 65] ** 2).mean()
-    right = ((scores.argmax(-1) == marks) & inked).sum() / inked.sum().clamp(min=1)
-    whole = (scores.argmax(-1) == marks).all(-1)[inked.any(-1)].float().mean()
+    good = scores.argmax(-1) == marks
+    right = (good & inked).sum() / inked.sum().clamp(min=1)
+    whole = (good.all(-1) & ((out[:, BEGINS] > 2) == begins))[inked.any(-1)].float().mean()
     return (every * weight).sum() / weight.sum() + 0.5 * distance, right.item(), whole.item()
 
 
@@ -172,13 +184,14 @@ def train_encoder(args, device):
     path = args.out / "encoder.pt"
     if path.exists():
         encoder.load_state_dict(torch.load(path, map_location=device)["encoder"])
+    before = {n: p.clone() for n, p in encoder.state_dict().items()}
     t, told, seen = Trainer(args, {"encoder": encoder}), time.time(), []
 
     def make(rng, _):
-        if rng.random() < args.whole:  # real pages, mostly small ones: more characters a square
-            cols, rows = rng.choice([LEVELS[1], LEVELS[1], LEVELS[2], rng.choice(pages.SIZES)])
+        if rng.random() < args.whole:  # real pages, mostly small ones: more characters a square, faster attention
+            cols, rows = rng.choices([*LEVELS[:3], rng.choice(pages.SIZES)], [4, 3, 2, 1])[0]
             return data.page_batch(rng, cols, rows, max(1, args.budget // (cols * rows)))
-        return data.dense_batch(rng, 10, 10, max(1, args.budget // 100))
+        return data.dense_batch(rng, 10, 8, max(1, args.budget // 80))
 
     stream = Stream(make, args).batches()
     while t.spent() < 1:
@@ -192,21 +205,35 @@ def train_encoder(args, device):
             mean = [sum(c) / len(seen) for c in zip(*seen)]
             log(args, f"step {t.step} loss {mean[0]:.3f} characters {mean[1]:.4f} tokens {mean[2]:.4f}")
             save(path, encoder=encoder.state_dict())
-    save(path, encoder=encoder.state_dict())
+    save(path, encoder=mean_if_better(args, encoder, before, table, device))
+
+
+@torch.no_grad()
+def mean_if_better(args, encoder, before, table, device):
+    """The mean of the weights that a stage began and ended with, or those of its end: whose loss on 60 pages is less.
+    Two minima that lie together average to a better one (Wortsman et al. 2022, model soups)."""
+    rng, after = random.Random(0), encoder.state_dict()
+    made = [data.page_batch(rng, *rng.choice(pages.SIZES), 2) for _ in range(30)]
+    found = []
+    for state in (after, {n: (p + before[n]) / 2 for n, p in after.items()}):
+        state = {n: p.clone() for n, p in state.items()}
+        encoder.load_state_dict(state)
+        read = [encoder_loss(encoder(data.normalised(p.to(device))), s.to(device), table) for p, s in made]
+        loss, _, tokens = [sum(float(v) for v in c) / len(read) for c in zip(*read)]
+        log(args, f"{'mean of begin and end' if found else 'end'}: loss {loss:.4f} tokens {tokens:.4f}")
+        found.append((loss, state))
+    return min(found, key=lambda f: f[0])[1]
 
 
 def train_decoder(args, device):
     table, decoder = codes(Shape.width), Decoder(Shape())
-    path, level, score, carried = args.out / "decoder.pt", args.level, 0.0, False
+    path, level, score = args.out / "decoder.pt", args.level, 0.0
     wire(decoder, table)
     table, decoder = table.to(device), decoder.to(device)
     if path.exists():
         state = torch.load(path, map_location=device)
         decoder.load_state_dict(state["decoder"])
-        level, carried = max(level, state["level"]), state.get("carried", False)
-    if args.carry and not carried:  # once: a stage that goes on keeps what training made of it
-        carry_on(decoder.cpu())
-        decoder, carried = decoder.to(device), True
+        level = max(level, state["level"])
     t, told, seen = Trainer(args, {"decoder": decoder}), time.time() - args.tell + 40, []
 
     def embed(batch, noise=0.0):
@@ -237,9 +264,9 @@ def train_decoder(args, device):
                 f"step {t.step} level {level} loss {mean[0]:.3f} tokens {mean[1]:.3f} answers {mean[2]:.3f}"
                 f" | test here {measure(decoder, embed, device, level, 20)}",
             )
-            save(path, decoder=decoder.state_dict(), level=level, carried=carried)
+            save(path, decoder=decoder.state_dict(), level=level)
     log(args, f"test, full size {measure(decoder, embed, device, len(LEVELS) - 1, 60)}")
-    save(path, decoder=decoder.state_dict(), level=level, carried=carried)
+    save(path, decoder=decoder.state_dict(), level=level)
 
 
 def place_decoder(args, _):
@@ -326,7 +353,6 @@ def main():
     p.add_argument("--tell", type=float, default=60, help="seconds between log lines")
     p.add_argument("--level", type=int, default=0, help="decoder: page size to start at")
     p.add_argument("--grow", type=float, default=0.8, help="decoder: share of right answers that makes pages grow")
-    p.add_argument("--carry", action="store_true", help="decoder: wiring.carry_on() first, unless it was done")
     p.add_argument("--whole", type=float, default=0.0, help="encoder: share of real pages")
     p.add_argument("--anchor", type=float, default=0.3, help="joint: weight of the character loss")
     p.add_argument(

@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from tokenizer import IM_END
 
 CODE = 21  # figures in a character's code; width 256 holds twelve codes and a few marks
-BLANK, TEXT, PICTURE = 252, 253, 254  # marks: a picture token without characters; a text token; a picture token
+# marks: a picture token without characters; a text token; a picture token; one whose first character begins a word
+BLANK, TEXT, PICTURE, BEGINS = 252, 253, 254, 255
+MARK = 3 * CODE - 1  # of a text token: it follows a line break; no text token has a third character
 USED, COPY = 256, 4  # figures that wire() uses; the layer that copies
-MARK, MARK2 = 255, 3 * CODE - 1  # marks that carry_on() adds: one, or two, tokens after a line break
 
 
 def codes(width, seed=1):
@@ -32,9 +33,11 @@ def codes(width, seed=1):
 
 
 def ideal_embedding(marks, table):
-    """[..., width] embedding of tokens with labels [..., 5]: the first, second and third character whose middle is in
-    the token, the last of them, and the one ahead of the last in its word, wherever that stands; 0 is none."""
-    total = sum(table[s][marks[..., s]] for s in range(marks.shape[-1]))
+    """[..., width] embedding of tokens with labels [..., 6]: the first, second and third character whose middle is in
+    the token, the last of them, and the one ahead of the last in its word, wherever that stands; 0 is none; and whether
+    the first begins a word."""
+    total = sum(table[s][marks[..., s]] for s in range(len(table)))
+    total[..., BEGINS] += 4 * marks[..., 5]
     total[..., BLANK] += 4 * (marks[..., 0] == 0)
     total[..., PICTURE] += 8
     return total
@@ -132,20 +135,25 @@ def wire(decoder, table):
     embed[:, CODE : 3 * CODE] = 2 * words
     embed[33:127] = table[0, 33:127] + table[3, 33:127]
     embed[:, TEXT] = 3
-    newline, end = embed[10] - 3 * text, embed[IM_END] - 3 * text
+    newline, space, end = (embed[c] - 3 * text for c in (10, 32, IM_END))
+    begins, mark, break_, gap = w.unit[BEGINS], w.unit[MARK], newline / newline.norm(), space / space.norm()
 
     # layer 0: text looks 1, 2, 3 tokens back; the page to the left square, and to the nearest inked one to the left
     w.aim(0, 0, (25, 25, 40), ((1, 1, 1), text, 7), ((0, 0, 1), picture, 12))
-    w.move(0, 0, w.stack(last, ahead), w.stack(x1, x1b), 0.5)
+    w.move(0, 0, w.stack(last, ahead, break_[None]), w.stack(x1, x1b, mark[None]), 0.5)
     w.aim(0, 1, (25, 60, 2.5), ((2, 2, 2), text, 7), ((0, 0, -6), picture, 12))  # -6: the nearer the better
     w.move(0, 1, w.stack(last, ahead), w.stack(x2, x2b), 0.5)
     prefer(blocks[0], 1, -7 * blank)
     w.aim(0, 2, (25, 25, 25), ((3, 3, 3), text, 7))
     w.move(0, 2, w.stack(last), w.stack(x3), 0.4)
 
-    # layer 1: an answer's start takes the end of the question's last name; a square what its left neighbour found
-    w.aim(1, 0, (10, 10, 10), ((6, 6, 6), newline / newline.norm(), 9))
+    # layer 1: an answer's start takes the end of the question's last name, a space what stands ahead of itself; on the
+    # page a square takes what its left neighbour found; the answer's first character takes the name's end to where a
+    # square has what stands ahead of it
+    w.aim(1, 0, (10, 10, 10), ((6, 6, 6), break_, 9), ((0, 0, 0), gap, 9))
     w.move(1, 0, w.stack(x1, x2, x3), w.stack(first, x1, x2), 0.6)
+    w.aim(1, 2, (10, 10, 10), ((7, 7, 7), mark, 9))
+    w.move(1, 2, w.stack(x1, x2), w.stack(p1, p2), 0.3)
     w.aim(1, 1, (25, 25, 40), ((0, 0, 1), picture, 10))
     w.move(1, 1, w.stack(x2, x2b, 0.6 * x1 + 0.6 * x1b), w.stack(p1, p2, x3), 0.8)
 
@@ -165,10 +173,10 @@ def wire(decoder, table):
         set_head(blocks[COPY], head, q=trio(first, x1, x2), k=1.2 * key)
         prefer(blocks[COPY], head, -3 * blank - 8 * text)  # characters of the page, not of the talk
         w.move(COPY, head, w.stack(source), w.stack(first), 1.5)
-    goes_on = w.stack(first, 0.5 * end[None])  # where the page goes on blank, the answer ends
-    w.move(COPY, 0, w.stack(first, blank[None]), goes_on, 1.5)
+    goes_on = w.stack(first, 0.5 * end[None], 0.6 * space[None])  # with a blank the answer ends; a word wants a space
+    w.move(COPY, 0, w.stack(first, blank[None], begins[None]), goes_on, 1.5)
     w.aim(COPY, 3, (10, 10, 10), ((0, 0, 0), text, 5))  # what was just said gives way to what comes
-    w.move(COPY, 3, w.stack(first), w.stack(0.5 * x1b - 0.75 * first), 1.0)
+    w.move(COPY, 3, w.stack(first, (gap + break_)[None]), w.stack(0.5 * x1b - 0.75 * first, -space[None]), 1.0)
     for block in blocks[COPY + 1 :]:
         free_content(block, decoder.freqs)
     keep_empty(decoder)
@@ -194,28 +202,3 @@ def keep_empty(decoder):
         if 1 < i < COPY:
             for part in (block.q, block.k, block.v, block.out, block.gate, block.up, block.down):
                 part.weight.zero_()
-
-
-@torch.no_grad()
-def carry_on(decoder):
-    """A second wiring, by hand, of a decoder that has trained already: overwrites heads of layers 0 and 1. Layer 0
-    marks the token one, or two, after a line break; in layer 1 the answer's second and third character, so marked,
-    fetch the end of the question's name, and a space what stands ahead of itself."""
-    w, blocks, embed = Wire(decoder), decoder.blocks, decoder.embed.weight
-    x1, x2 = w.place[5], w.place[7]  # the characters one and two back, as in wire()
-    text, marks = w.unit[TEXT], (MARK, MARK2)
-    newline, space = (embed[c] - embed[c, TEXT] * text for c in (10, 32))
-    for head, mark in enumerate(marks):
-        rows = slice(head * w.d, head * w.d + w.d - 1)
-        blocks[0].v.weight[rows.stop] = newline / newline.norm()
-        blocks[0].v.bias[rows.stop] = 0
-        blocks[0].out.weight[:, rows.stop] = 0.5 * w.unit[mark]
-        blocks[0].out.weight[mark, rows] *= 0.1  # nothing else speaks there
-    plans = [(2, 7, MARK, (x1, x2), (x1, x2)), (3, 8, MARK2, (x1,), (x2,))]
-    for head, offset, mark, source, target in plans:
-        blocks[1].v.bias[head * w.d : (head + 1) * w.d] = 0
-        w.aim(1, head, (10, 10, 10), ((offset,) * 3, w.unit[mark], 9))
-        w.move(1, head, w.stack(*source), w.stack(*target), 0.6)
-    weight = torch.full((w.d // 2,), 10.0) * (decoder.freqs > 0.02)
-    here, _ = offset_bias(decoder.freqs, torch.zeros(w.d // 2), weight)
-    blocks[1].q.weight[: w.d] += torch.outer(here, space / space.norm() / 9)
