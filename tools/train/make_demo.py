@@ -1,8 +1,8 @@
 """From nothing to the GGUF pair, one command: make_demo.py --out DIR [--device cuda] [--minutes 120].
 
-Trains the two halves at the same time, each for its shares of the minutes, then both together; exports and measures.
-DIR/STAGE.done.json says that a stage is done. Interrupted, it goes on with the stages it was in, from their last
-checkpoints.
+Trains the two halves at the same time, each for its shares of the minutes, then the decoder on what the encoder reads;
+exports and measures. DIR/STAGE.done.json says that a stage is done. Interrupted, it goes on with the stages it was in,
+from their last checkpoints.
 """
 
 import argparse
@@ -16,24 +16,32 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 HERE = Path(__file__).parent
-MIX = "form=3,place=1.5,text=5,ground={},chart=4"
+MIX = "form=3,place=1.5,text={},ground={},chart=4"
 LARGE = ["--budget", "120000", "--tell", "20"]
 # per half: name, stage, share of the minutes, arguments on a CPU, further arguments on a GPU (last ones win)
 HALVES = [
     [
-        ("glyphs", "encoder", 0.20, ["--budget", "1000", "--rate", "2.5e-3", "--whole", "0.1"], ["--budget", "24000"]),
-        ("pages", "encoder", 0.30, ["--budget", "1500", "--rate", "1.5e-3", "--whole", "0.7"], ["--budget", "24000"]),
-        ("again", "encoder", 0.14, ["--budget", "1500", "--rate", "1e-3", "--whole", "0.9"], ["--budget", "24000"]),
+        ("glyphs", "encoder", 0.17, ["--budget", "1000", "--rate", "2.5e-3", "--whole", "0.1"], ["--budget", "24000"]),
+        ("pages", "encoder", 0.26, ["--budget", "1500", "--rate", "1.5e-3", "--whole", "0.7"], ["--budget", "24000"]),
+        ("again", "encoder", 0.11, ["--budget", "1500", "--rate", "1e-3", "--whole", "0.9"], ["--budget", "24000"]),
     ],
     [
-        ("copying", "decoder", 0.15, ["--level", "1", "--grow", "0.5", "--mix", MIX.format(0.1)], LARGE),
+        ("copying", "decoder", 0.13, ["--level", "1", "--grow", "0.5", "--mix", MIX.format(5, 0.1)], LARGE),
         ("places", "places", 0.03, [], []),
-        ("placed", "decoder", 0.25, ["--level", "4", "--rate", "1e-3", "--mix", MIX.format(1)], LARGE),
+        ("placed", "decoder", 0.20, ["--level", "4", "--rate", "1e-3", "--mix", MIX.format(5, 1)], LARGE),
         ("places-again", "places", 0.03, [], []),
-        ("settled", "decoder", 0.46, ["--level", "4", "--rate", "1e-3", "--mix", MIX.format(1)], LARGE),
+        ("settled", "decoder", 0.15, ["--level", "4", "--rate", "1e-3", "--mix", MIX.format(5, 1)], LARGE),
     ],
 ]
-JOINT = [("joint", "joint", 0.08, ["--rate", "5e-4"], ["--budget", "60000", "--tell", "30"])]
+JOINT = [
+    (
+        "joint",
+        "joint",
+        0.46,
+        ["--frozen", "--rate", "1e-3", "--mix", MIX.format(8, 1)],
+        ["--budget", "60000", "--tell", "30"],
+    )
+]
 
 
 def run(script, *args):
@@ -42,19 +50,17 @@ def run(script, *args):
     subprocess.run(command, check=True)
 
 
-def train(plan, args, running):
-    """The stages of a plan that are not done yet, in order, on its share of the cores among the plans `running`."""
+def train(plan, args, threads):
+    """The stages of a plan that are not done yet, in order."""
     shared = ["--out", args.out, "--device", args.device, "--workers", args.workers]
     for i, (name, stage, share, plain, large) in enumerate(plan):
         record = args.out / f"{name}.done.json"
         if record.exists():
             continue
         start = time.time()
-        threads = max(1, len(os.sched_getaffinity(0)) // len(running))
         mine = ["--minutes", share * args.minutes, "--threads", threads, "--seed", args.seed and 100 * args.seed + i]
         run("train.py", "--stage", stage, *shared, *mine, *plain, *(large if args.device == "cuda" else []))
         record.write_text(json.dumps({"minutes": round((time.time() - start) / 60, 1), "device": args.device}))
-    running.remove(plan)
 
 
 def main():
@@ -67,11 +73,11 @@ def main():
     p.add_argument("--count", type=int, default=200, help="test pictures per kind at the end")
     args = p.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    running = list(HALVES)
+    cores = len(os.sched_getaffinity(0))
     with ThreadPoolExecutor() as halves:
-        for half in [halves.submit(train, plan, args, running) for plan in HALVES]:
+        for half in [halves.submit(train, plan, args, max(1, cores // 2)) for plan in HALVES]:
             half.result()
-    train(JOINT, args, [JOINT])
+    train(JOINT, args, cores)
     if importlib.util.find_spec("gguf"):
         run("export.py", args.out / "joint.pt", args.out, "--type", "q8_0")  # as f16 it would be 18.5 MB
     else:
