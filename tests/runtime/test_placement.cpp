@@ -98,8 +98,16 @@ Trace play(const Model& model, const KvOptions& kv) {
   unlink(path.c_str());
   again->step(44);
   note(t, *again, n);
-  twin->evict(budget(24));
+  const KvOptions less = budget(24);
+  const auto smaller = twin->fork(&less);
+  twin->evict(less);
+  Trace copied;
+  smaller->step(44);
+  note(copied, *smaller, n);
   twin->step(44);
+  Trace evicted;
+  note(evicted, *twin, n);
+  CHECK(copied == evicted);
   note(t, *twin, n);
   s->undo();
   note(t, *s, n);
