@@ -232,7 +232,7 @@ KvStats SessionImpl::evict_from(const KvStore& from, const KvOptions& kv) {
       layers.push_back(il);
       continue;
     }
-    for (int ih = 0; ih < params().n_head_kv; ++ih) {
+    for (int ih = 0; &from != store_.get() && ih < params().n_head_kv; ++ih) {
       std::vector<int32_t> all(static_cast<size_t>(from.len(il, ih)));
       std::iota(all.begin(), all.end(), 0);
       keep_rows(from, il, ih, all);

@@ -93,10 +93,9 @@ def slot_logits(out, table):
 
 
 def encoder_loss(out, marks, table):
-    """Cross entropy per slot plus distance to the ideal embedding, of the squares whose labels are not -1; also the
-    shares of inked slots, and of inked squares, read right. out [B, T, E], marks [B, T, 6]."""
-    asked = marks[..., 0] >= 0
-    out, marks = out[asked], marks[asked]
+    """Cross entropy per slot plus distance to the ideal embedding; also the shares of inked slots, and of inked
+    squares, read right. out [B, T, E], marks [B, T, 6]."""
+    out, marks = out.flatten(0, 1), marks.flatten(0, 1)
     ideal, scores = ideal_embedding(marks, table), slot_logits(out, table)
     begins, marks = marks[:, 5] > 0, marks[:, :5]
     inked = marks > 0

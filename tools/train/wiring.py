@@ -14,7 +14,7 @@ from tokenizer import IM_END
 CODE = 21  # figures in a character's code; width 256 holds twelve codes and a few marks
 # marks: a picture token without characters; a text token; a picture token; one whose first character begins a word
 BLANK, TEXT, PICTURE, BEGINS = 252, 253, 254, 255
-MARK = 3 * CODE - 1  # of a text token: it follows a line break; no text token has a third character
+MARK = 3 * CODE - 1  # of a text token: it follows a line break; no character said has a third one beside it
 USED, COPY = 256, 4  # figures that wire() uses; the layer that copies
 
 
