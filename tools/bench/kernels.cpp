@@ -187,10 +187,12 @@ int main(int argc, char** argv) {
   Bench b{pool, choose_isa(argc > 2 ? argv[2] : ""), {}, 0};
   const std::string only = argc > 3 ? argv[3] : "";
   b.limits = measure_limits(pool, b.isa);
-  b.bandwidth = read_bandwidth(pool, size_t{96} << 20);
-  std::printf("%s, %d threads: int8 %.0f Gop/s, fp32 %.0f GFLOP/s, read of 96 MB %.1f GB/s, of 1 GB %.1f GB/s\n",
-              isa_name(b.isa), pool.size(), b.limits.int8 * 1e-9, b.limits.fp32 * 1e-9, b.bandwidth * 1e-9,
-              read_bandwidth(pool, size_t{1} << 30) * 1e-9);
+  b.bandwidth = read_bandwidth(pool, 96000000);
+  std::printf("%s, %d threads: int8 %.0f Gop/s, fp32 %.0f GFLOP/s, reads in GB/s:", isa_name(b.isa), pool.size(),
+              b.limits.int8 * 1e-9, b.limits.fp32 * 1e-9);
+  for (const size_t mb : {32, 64, 96, 128, 144, 152, 192, 256, 384, 1024})
+    std::printf("  %.1f of %zu MB", read_bandwidth(pool, mb * 1000000) * 1e-9, mb);
+  std::printf("\n");
   const auto wanted = [&](TensorType t) { return only.empty() || only == traits_of(t).name; };
   for (const TensorType t :
        {TensorType::Q4_0, TensorType::Q4_1, TensorType::Q5_0, TensorType::Q5_1, TensorType::Q8_0, TensorType::IQ4_NL}) {
