@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 HERE = Path(__file__).parent
-MIX = "form=3,place=1.5,text={},ground={},chart=4"
+MIX = "form=3,place={},text={},ground={},chart=4"
 LARGE = ["--budget", "120000", "--tell", "20"]
 # per half: name, stage, share of the minutes, arguments on a CPU, further arguments on a GPU (last ones win)
 HALVES = [
@@ -26,11 +26,11 @@ HALVES = [
         ("again", "encoder", 0.11, ["--budget", "1500", "--rate", "1e-3", "--whole", "0.9"], ["--budget", "24000"]),
     ],
     [
-        ("copying", "decoder", 0.13, ["--level", "1", "--grow", "0.5", "--mix", MIX.format(5, 0.1)], LARGE),
+        ("copying", "decoder", 0.13, ["--level", "1", "--grow", "0.5", "--mix", MIX.format(1.5, 5, 0.1)], LARGE),
         ("places", "places", 0.03, [], []),
-        ("placed", "decoder", 0.20, ["--level", "4", "--rate", "1e-3", "--mix", MIX.format(5, 1)], LARGE),
+        ("placed", "decoder", 0.20, ["--level", "4", "--rate", "1e-3", "--mix", MIX.format(1.5, 5, 1)], LARGE),
         ("places-again", "places", 0.03, [], []),
-        ("settled", "decoder", 0.15, ["--level", "4", "--rate", "1e-3", "--mix", MIX.format(5, 1)], LARGE),
+        ("settled", "decoder", 0.15, ["--level", "4", "--rate", "1e-3", "--mix", MIX.format(1.5, 5, 1)], LARGE),
     ],
 ]
 JOINT = [
@@ -38,7 +38,7 @@ JOINT = [
         "joint",
         "joint",
         0.46,
-        ["--frozen", "--rate", "1e-3", "--mix", MIX.format(8, 1)],
+        ["--frozen", "--rate", "1e-3", "--tell", "180", "--mix", MIX.format(2, 10, 1)],
         ["--budget", "60000", "--tell", "30"],
     )
 ]
