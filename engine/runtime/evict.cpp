@@ -230,12 +230,12 @@ KvStats SessionImpl::evict_from(const KvStore& from, const KvOptions& kv) {
   for (int il = 0; il < params().n_layer; ++il) {
     if (budget >= 0 && evictable(il)) {
       layers.push_back(il);
-      continue;
-    }
-    for (int ih = 0; &from != store_.get() && ih < params().n_head_kv; ++ih) {
-      std::vector<int32_t> all(static_cast<size_t>(from.len(il, ih)));
-      std::iota(all.begin(), all.end(), 0);
-      keep_rows(from, il, ih, all);
+    } else if (&from != store_.get()) {
+      for (int ih = 0; ih < params().n_head_kv; ++ih) {
+        std::vector<int32_t> all(static_cast<size_t>(from.len(il, ih)));
+        std::iota(all.begin(), all.end(), 0);
+        keep_rows(from, il, ih, all);
+      }
     }
   }
   const std::vector<int64_t> own = evict_above_;  // still what the session's own budget calls for
