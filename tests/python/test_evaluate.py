@@ -18,6 +18,7 @@ arms, items, measure, run = harness("arms"), harness("items"), harness("measure"
 stats, store, summary, table, text_items = (
     harness(name) for name in ("stats", "store", "summary", "table", "text_items")
 )
+KEEP = arms.Keep(16)
 
 
 @pytest.fixture
@@ -71,7 +72,7 @@ def test_mcnemar_is_the_binomial_test() -> None:
 def test_a_budget_that_covers_all_changes_nothing(model: foveal.Model, questions: Path, protocol: str) -> None:
     for make in items.own_items(str(questions), 2):
         item = make()
-        result = measure.measure(model, item, some_arms("4096"), protocol, 16, None, False)
+        result = measure.measure(model, item, some_arms("4096"), protocol, KEEP, False)
         assert len(result["cells"]) == 9
         for cell in result["cells"].values():
             assert cell["rows"] == result["n"]
@@ -81,12 +82,13 @@ def test_a_budget_that_covers_all_changes_nothing(model: foveal.Model, questions
                 assert a["nll"] == result["cells"]["full/none/all"]["answers"][cell["answers"].index(a)]["nll"]
 
 
+@pytest.mark.parametrize("keep", [KEEP, arms.Keep(12, sinks=4)], ids=["no sinks", "sinks"])
 @pytest.mark.parametrize("protocol", ["inside", "after"])
 def test_arms_hold_the_same_rows_and_those_of_a_real_session(
-    model: foveal.Model, questions: Path, protocol: str
+    model: foveal.Model, questions: Path, protocol: str, keep: arms.Keep
 ) -> None:
     item = items.own_items(str(questions), 2)[0]()
-    result = measure.measure(model, item, some_arms("24", "50%"), protocol, 16, None, True)
+    result = measure.measure(model, item, some_arms("24", "50%"), protocol, keep, True)
     for name, cell in result["cells"].items():
         budget = name.split("/")[2]
         rows = {"all": result["n"], "24": 24, "50%": max(17, -(-result["n"] // 2))}[budget]
@@ -99,11 +101,23 @@ def test_arms_hold_the_same_rows_and_those_of_a_real_session(
             assert cell["as_in_prefill"] == 1
 
 
+def test_sinks_are_kept_by_every_arm(model: foveal.Model, questions: Path) -> None:
+    item = items.own_items(str(questions), 1)[0]()
+    with model.session(foveal.KV(dtype="f32")) as whole:
+        whole.prefill(measure.Frame(model, item).head)
+        for arm in some_arms("24")[1:]:
+            copy, stats, _, _ = measure.evict(whole, arm, 24, arms.Keep(8, sinks=3))
+            assert stats.rows_mean <= 24.05
+            for layer in range(model.info["n_layer"]):
+                assert all(list(kept[:3]) == [0, 1, 2] for kept in copy.kept(layer))
+            copy.close()
+
+
 def test_divergence_is_that_of_the_distributions(model: foveal.Model, questions: Path) -> None:
     """KL and NLL of one arm against logits stepped by hand."""
     item = items.own_items(str(questions), 1)[0]()
     arm = arms.Arm("snapkv", "none", "20")
-    result = measure.measure(model, item, [arms.Arm("full", "none", "all"), arm], "inside", 8, None, False)
+    result = measure.measure(model, item, [arms.Arm("full", "none", "all"), arm], "inside", arms.Keep(8), False)
     frame = measure.Frame(model, item)
     parts = frame.head + frame.question(item.questions[0])
     whole, kept = model.session(foveal.KV(dtype="f32")), model.session(foveal.KV(20, "snapkv", "none", 8, dtype="f32"))
@@ -175,12 +189,13 @@ def test_the_command_writes_everything(questions: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "foveal", "evaluate", "-m", MODEL, "--mmproj", MMPROJ, "--data", questions, "-o", out,
          "--policies", "full,random,snapkv,adakv", "--mixes", "none,mixkv,sharp", "--budgets", "24,50%",
-         "--kv-window", "16", "--jobs", "2", "--check", "1"],
+         "--kv-window", "16", "--kv-sinks", "2", "--jobs", "2", "--check", "1"],
         capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == (out / "table.md").read_text().strip()
     assert "foveal evaluate -m model-f16.gguf" in done.stdout
+    assert "window 16, 2 first rows kept" in done.stdout
     assert "14 of 14 checks" in done.stdout
     assert "| policy | mix | 24 | 50% |" in done.stdout
     assert "KL against mixkv" in done.stdout
@@ -284,7 +299,7 @@ def test_a_model_without_a_template_goes_on_with_the_text() -> None:
     assert frame.head == item.context and question[0].startswith("\n\nThe secret number of the ")
     assert question[0].endswith(" is") and question[0].strip() in item.context[0]
     grid = arms.grid(["full", "snapkv"], ["none"], ["20"], False)
-    found = measure.measure(plain, make("prose"), grid, "after", 8, None, True)
+    found = measure.measure(plain, make("prose"), grid, "after", arms.Keep(8), True)
     assert found["cells"]["snapkv/none/20"]["rows"] == 20
     assert "right" not in found["cells"]["snapkv/none/20"]["answers"][0]
     with pytest.raises(foveal.UnsupportedError, match="template"):

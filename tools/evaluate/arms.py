@@ -10,6 +10,20 @@ MIXED = ("snapkv", "pyramidkv", "adakv", "sparsemm")
 ABLATIONS = ("vnorm", "keydiff", "fixed")
 
 
+@dataclass(frozen=True)
+class Keep:
+    """What all arms of a run share: rows that always stay, and the tables of `foveal calibrate`."""
+
+    window: int = 32
+    sinks: int = 0
+    tables: str | None = None
+
+    @property
+    def least(self) -> int:
+        """The smallest budget that leaves a row to choose."""
+        return self.sinks + self.window + 1
+
+
 @dataclass(frozen=True, order=True)
 class Arm:
     policy: str
@@ -20,15 +34,16 @@ class Arm:
     def id(self) -> str:
         return f"{self.policy}/{self.mix}/{self.budget}"
 
-    def kv(self, rows: int, window: int, tables: str | None, dtype: str) -> KV:
+    def kv(self, rows: int, keep: Keep, dtype: str) -> KV:
         """Options for `rows` rows a head."""
-        return KV(rows, self.policy, self.mix, window=window, tables=tables, dtype=dtype)  # type: ignore[arg-type]
+        return KV(rows, self.policy, self.mix, window=keep.window, sinks=keep.sinks,  # type: ignore[arg-type]
+                  tables=keep.tables, dtype=dtype)  # fmt: skip
 
-    def rows(self, n: int, window: int) -> int:
+    def rows(self, n: int, keep: Keep) -> int:
         """What the budget comes to for n rows."""
         if not self.budget.endswith("%"):
             return int(self.budget)
-        return max(window + 1, -int(-n * float(self.budget[:-1]) // 100))
+        return max(keep.least, -int(-n * float(self.budget[:-1]) // 100))
 
 
 def grid(policies: list[str], mixes: list[str], budgets: list[str], tables: bool) -> list[Arm]:

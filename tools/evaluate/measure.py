@@ -12,7 +12,7 @@ from foveal.kv import KV
 from foveal.model import Model
 from foveal.session import Session
 
-from .arms import Arm
+from .arms import Arm, Keep
 from .items import Item, Question
 
 MARK = "@question@"
@@ -119,25 +119,23 @@ def finish(session: Session, token: int, most: int) -> list[int]:
     return tokens
 
 
-def evict(session: Session, arm: Arm, budget: int, window: int, tables: str | None) -> tuple[Session, Any, int, float]:
+def evict(session: Session, arm: Arm, budget: int, keep: Keep) -> tuple[Session, Any, int, float]:
     """A fork that holds no more rows than the budget on average over all heads: a schedule that overshoots by its
     rounding (pyramidkv, sparsemm) is asked for less until it doesn't."""
     asked = budget
     while True:
         start = time.perf_counter()
-        copy = session.fork(arm.kv(asked, window, tables, session.kv.dtype))
+        copy = session.fork(arm.kv(asked, keep, session.kv.dtype))
         ms = 1000 * (time.perf_counter() - start)
         stats = copy.kv_stats()
         over = stats.rows_mean - budget
-        if over <= 0.05 or asked <= window + 1:
+        if over <= 0.05 or asked <= keep.least:
             return copy, stats, asked, ms
         copy.close()
-        asked = max(window + 1, asked - max(1, int(over)))
+        asked = max(keep.least, asked - max(1, int(over)))
 
 
-def measure(
-    model: Model, item: Item, arms: list[Arm], protocol: str, window: int, tables: str | None, check: bool
-) -> Cell:
+def measure(model: Model, item: Item, arms: list[Arm], protocol: str, keep: Keep, check: bool) -> Cell:
     """protocol "inside": the question belongs to what is compressed (the item's first question); "after": the context
     is compressed first, without knowing the questions. check: also run each arm as a session of its own, whose
     eviction happens inside the prefill, and say whether it keeps the same rows and what it takes at its peak."""
@@ -167,12 +165,12 @@ def measure(
                 if check:
                     cells[arm.id]["peak"] = context.kv_peak_bytes
                 continue
-            copy, stats, rows, ms = evict(context, arm, arm.rows(n, window), window, tables)
+            copy, stats, rows, ms = evict(context, arm, arm.rows(n, keep), keep)
             with copy:
                 cell: Cell = {"rows": stats.rows_mean, "bytes": stats.bytes, "evict_ms": ms, "answers": []}
                 if check:
                     prompt = frame.head + (frame.question(questions[0]) if inside else [])
-                    cell |= _real_session(model, prompt, arm.kv(rows, window, tables, "f32"), copy)
+                    cell |= _real_session(model, prompt, arm.kv(rows, keep, "f32"), copy)
                 for q, a in zip(questions, full):
                     if inside:
                         cell["answers"].append(follow(copy, a, q, 1, item.max_tokens))

@@ -13,7 +13,7 @@ from typing import Any
 import foveal
 from foveal.errors import ArgumentError
 
-from .arms import Arm, grid
+from .arms import Arm, Keep, grid
 from .items import Item, own_items, page_items
 from .measure import measure
 from .plot import svg
@@ -41,6 +41,7 @@ class Options:
     budgets: list[str] = field(default_factory=list)
     protocols: list[str] = field(default_factory=list)
     window: int = 32
+    sinks: int = 0
     tables: str | None = None
     check: int = 2  # pictures a task whose arms are also run as sessions of their own
     threads: int = 1
@@ -56,6 +57,7 @@ class Worker:
         self.model = foveal.Model(o.model, mmproj=o.mmproj, threads=o.threads)
         if self.model.info["vision"] is None and (o.tasks or o.data):
             raise ArgumentError("tasks with pictures need --mmproj FILE, the picture encoder of the model")
+        self.keep = Keep(o.window, o.sinks, o.tables)
         self.arms = grid(o.policies, o.mixes, o.budgets, o.tables is not None)
         self.items: list[Callable[[], Item]] = []
         for kind in o.tasks:
@@ -81,7 +83,7 @@ class Worker:
         if (item.task, item.key, protocol) in done:
             return {"task": item.task, "key": item.key, "protocol": protocol}
         check = index % max(1, self.o.count) < self.o.check
-        return measure(self.model, item, self.arms, protocol, self.o.window, self.o.tables, check)
+        return measure(self.model, item, self.arms, protocol, self.keep, check)
 
 
 def digest(path: str | None) -> str | None:
@@ -103,7 +105,7 @@ def settings(o: Options, worker: Worker) -> dict[str, Any]:
     return {
         "name": worker.model.info["name"] or worker.model.info["arch"],
         "model": digest(o.model), "mmproj": digest(o.mmproj), "tables": digest(o.tables), "data": digest(o.data),
-        "version": foveal.__version__, "window": o.window, "questions": o.questions,
+        "version": foveal.__version__, "window": o.window, "sinks": o.sinks, "questions": o.questions,
         "arms": [a.id for a in worker.arms],
     }  # fmt: skip
 

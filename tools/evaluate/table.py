@@ -117,9 +117,11 @@ def markdown(summary: dict[str, Any], settings: dict[str, Any], command: str) ->
 
 
 def settings_line(s: dict[str, Any]) -> str:
+    sinks = f", {s['sinks']} first rows kept" if s.get("sinks") else ""
     tables = f", tables {s['tables'][:12]}" if s.get("tables") else ""
+    files = f"sha256 {s['model'][:12]}" + (f", mmproj {s['mmproj'][:12]}" if s.get("mmproj") else "")
     return (
-        f"Model {s['name']} (sha256 {s['model'][:12]}{', mmproj ' + s['mmproj'][:12] if s.get('mmproj') else ''}), "
-        f"window {s['window']}{tables}, Foveal {s['version']}. Accuracies in per cent; KL and NLL in nats per answer "
-        "token; differences with 95 % paired bootstrap intervals, bold where zero is outside."
+        f"Model {s['name']} ({files}), window {s['window']}{sinks}{tables}, Foveal {s['version']}. Accuracies in per "
+        "cent; KL and NLL in nats per answer token; differences with 95 % paired bootstrap intervals, bold where zero "
+        "is outside."
     )

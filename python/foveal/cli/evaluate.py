@@ -55,7 +55,7 @@ def evaluate(o: argparse.Namespace) -> int:
         model=o.model, mmproj=o.mmproj, output=o.output, tasks=names(tasks), text=names(o.text or ""),
         lengths=o.lengths, data=o.data, count=o.count, questions=o.questions, policies=names(o.policies),
         mixes=o.mixes.split(","), budgets=names(o.budgets), protocols=protocols, window=o.kv_window,
-        tables=o.kv_tables, check=o.check, threads=o.threads or 1, first_seed=o.first_seed,
+        sinks=o.kv_sinks, tables=o.kv_tables, check=o.check, threads=o.threads or 1, first_seed=o.first_seed,
         command="foveal evaluate " + shlex.join(plain(sys.argv[2:])),
     )  # fmt: skip
     with Steps() as step:

@@ -224,6 +224,7 @@ FLAGS = (
         choices=("inside", "after", "both"),
     ),
     Flag(("--kv-window",), (EVALUATE,), "last rows, always kept, whose queries score the others", integer(1), 32),
+    Flag(("--kv-sinks",), (EVALUATE,), "first rows, always kept, counted in the budget", integer(0), 0),
     Flag(("--kv-tables",), (EVALUATE,), "of `foveal calibrate`; sparsemm is left out without it", metavar="FILE"),
     Flag(
         ("--check",),
