@@ -27,7 +27,8 @@ Evidence sharpest(ConstMat probs, int64_t group, int64_t window) {
 
 Scores measure_attention(Backend& backend, const SelectLayer& layer, int ih, Evidence* evidence) {
   const HeadRows& head = layer.heads[static_cast<size_t>(ih)];
-  const int64_t n = head.rows.len, group = layer.n_head / layer.n_head_kv, queries = group * layer.window;
+  const int64_t n = head.rows.len, group = layer.n_head / layer.n_head_kv;
+  const auto window = static_cast<int64_t>(layer.window_index.size()), queries = group * window;
   Scores mean(static_cast<size_t>(n), 0.0);
   if (queries == 0) return {};
   // Causal by token index, since rows before the window may be gone: query w sees the rows up to its own token.
@@ -43,7 +44,7 @@ Scores measure_attention(Backend& backend, const SelectLayer& layer, int ih, Evi
     for (int64_t j = 0; j < n; ++j) mean[static_cast<size_t>(j)] += static_cast<double>(p[j]);
   }
   for (double& x : mean) x = std::isfinite(x) ? x / static_cast<double>(queries) : 0.0;
-  if (evidence) *evidence = sharpest(probs.view(), group, layer.window);
+  if (evidence) *evidence = sharpest(probs.view(), group, window);
   return mean;
 }
 

@@ -11,8 +11,8 @@ namespace foveal {
 
 using Scores = std::vector<double>;
 
-// Attention that the window's queries give to each of the head's N rows: mean over W queries and the g query heads.
-// ih: the KV head. Empty when there is no window.
+// Attention that the window's queries give to each of the head's N rows: mean over Q queries and the g query heads.
+// ih: the KV head. Empty when there are no queries.
 // evidence, if asked for: of each of the N rows, what the newest query gives it (mean over the g heads), and the most
 // that any query of any of them does.
 struct Evidence {

@@ -12,7 +12,7 @@
 
 namespace foveal {
 
-// One KV head as measured: K, V [n][D] of `type`, window queries q [g*W][D] (query head major).
+// One KV head as measured: K, V [n][D] of `type`, queries q [g*Q][D] (query head major).
 struct HeadRows {
   KvHead rows;                           // rows.len = n
   std::span<const int32_t> token_index;  // [n] ascending
@@ -24,8 +24,9 @@ struct SelectLayer {
   KvType type = KvType::F32;
   float scale = 0, softcap = 0;
   std::span<const HeadRows> heads;  // [n_head_kv]
-  int window = 32;                  // rows of q per query head; the last `window` rows of each head are always kept
-  // Token index of each window query, ascending: query w sees rows with token_index <= this.
+  int window = 32;                  // the last rows of each head, always kept
+  // Token index of each of the Q queries, ascending: query w sees rows with token_index <= this. Those of the window,
+  // or fewer where a session no longer has all of them.
   std::span<const int32_t> window_index;
   // Rows that may never go (sinks, pins, text under scope=image): protect(token index). Empty = none.
   std::span<const uint8_t> is_protected;  // [total tokens] by token index

@@ -156,7 +156,12 @@ void KvStore::Impl::resize_block(size_t head, int64_t rows) {
   KvHead& view = views[head];
   Buffer<uint8_t> block;
   if (then > 0) {
-    block = Buffer<uint8_t>(2 * half, backend.memory());
+    try {
+      block = Buffer<uint8_t>(2 * half, backend.memory());
+    } catch (...) {
+      if (then > now) throw;
+      return;  // giving rows back never fails: the larger block stays
+    }
     const auto bytes = static_cast<size_t>(std::min(view.len, then)) * row;
     if (bytes > 0) {
       backend.copy(block.data(), view.k, bytes);

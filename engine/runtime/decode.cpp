@@ -1,4 +1,6 @@
 // One token at a time: append, attend to what was kept, logits. Nothing is allocated on this path.
+#include <algorithm>
+
 #include "engine/runtime/session.h"
 
 namespace foveal {
@@ -36,7 +38,25 @@ void SessionImpl::decode(int32_t token) {
          " positions is full; a larger n_ctx, or on_full 'evict' with "
          "a budget, goes on");
   for (int il = 0; il < p.n_layer; ++il) store_->reserve(il, 1);  // refuses before anything changes
+  const int64_t n = n_rows(), pos = next_pos_, evicted_before = evicted_before_;
+  try {
+    append_token(token);
+    evict_after_step();
+  } catch (...) {  // the token isn't in
+    store_->truncate(static_cast<int32_t>(n));
+    for (QueryRing& ring : rings_) ring.drop_from(static_cast<int32_t>(n));
+    tokens_.resize(static_cast<size_t>(n));
+    positions_.resize(static_cast<size_t>(n));
+    image_of_.resize(static_cast<size_t>(n));
+    next_pos_ = pos;
+    evicted_before_ = std::min(n, std::max(evicted_before, evicted_before_));
+    has_logits_ = false;
+    throw;
+  }
+}
 
+void SessionImpl::append_token(int32_t token) {
+  const TextParams& p = params();
   const auto index = static_cast<int32_t>(n_rows());
   const auto at = static_cast<int32_t>(next_pos_);
   const Position pos{at, at, at};
@@ -65,7 +85,6 @@ void SessionImpl::decode(int32_t token) {
   positions_.push_back(pos);
   image_of_.push_back(-1);
   ++next_pos_;
-  evict_after_step();
 }
 
 void SessionImpl::step(int32_t token) {

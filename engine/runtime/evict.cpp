@@ -91,8 +91,8 @@ SelectResult SessionImpl::choose(Backend& backend, int il, const KvOptions& kv, 
   const TextParams& p = params();
   std::vector<float> q;
   std::vector<int32_t> q_index;
-  const int64_t window = std::min<int64_t>(kv.window, rings_[static_cast<size_t>(il)].size());
-  rings_[static_cast<size_t>(il)].read(window, p.n_head, p.head_dim, q, q_index);
+  const int64_t queries = std::min<int64_t>(kv.window, rings_[static_cast<size_t>(il)].size());
+  rings_[static_cast<size_t>(il)].read(queries, p.n_head, p.head_dim, q, q_index);
   if (type != KvType::F32 && store_->rotated()) hadamard(q.data(), static_cast<int64_t>(q.size()), p.head_dim);
 
   SelectLayer layer;
@@ -105,13 +105,13 @@ SelectResult SessionImpl::choose(Backend& backend, int il, const KvOptions& kv, 
   layer.type = type;
   layer.scale = p.attend.scale;
   layer.softcap = p.attend.softcap;
-  layer.window = static_cast<int>(window);
+  layer.window = static_cast<int>(std::min<int64_t>(kv.window, n_rows()));
   layer.window_index = q_index;
   layer.is_protected = protected_;
   std::vector<HeadRows> heads(rows.size());
   const int64_t group = p.n_head / p.n_head_kv;
   for (size_t ih = 0; ih < heads.size(); ++ih)
-    heads[ih] = {rows[ih], index[ih], q.data() + static_cast<int64_t>(ih) * group * window * p.head_dim};
+    heads[ih] = {rows[ih], index[ih], q.data() + static_cast<int64_t>(ih) * group * queries * p.head_dim};
   layer.heads = heads;
 
   SelectParams params;
@@ -217,11 +217,32 @@ KvStats SessionImpl::evict(const KvOptions& kv) {
   return evict_from(*store_, kv);
 }
 
+// Whether the queries that these options score by are there: a session remembers 64, or its own window's, and undo()
+// forgets those of the rows that it drops.
+void SessionImpl::check_queries(const KvOptions& kv) const {
+  if (kv.policy == Policy::streaming || kv.policy == Policy::random || kv.window == 0) return;
+  const QueryRing& ring = rings_.front();
+  if (kv.window > ring.capacity() && n_rows() > ring.capacity())
+    fail(ErrorCode::invalid_argument, "kv window: found ", kv.window, ", expected at most ", ring.capacity(),
+         ", the queries that this session remembers; make the session with this window");
+  if (ring.size() == 0)
+    fail(ErrorCode::state, "evict: found no queries to score by, they went with the rows that were taken back; ",
+         "prefill or step first, or choose policy streaming or random");
+}
+
 // Of the rows of `from` (see keep_rows).
 KvStats SessionImpl::evict_from(const KvStore& from, const KvOptions& kv) {
   check_kv_options(kv);
   if (n_rows() == 0) fail(ErrorCode::state, "evict: the session has seen no rows yet; call prefill first");
-  const std::vector<float> own_scores = table_scores_, own_r = table_r_;
+  check_queries(kv);
+  struct OwnTables {  // back in their place however this ends
+    SessionImpl& session;
+    std::vector<float> scores = session.table_scores_, r = session.table_r_;
+    ~OwnTables() {
+      session.table_scores_ = std::move(scores);
+      session.table_r_ = std::move(r);
+    }
+  } const own_tables{*this};
   load_tables(kv);
   const int64_t budget = budget_rows(kv, n_rows());
   protect_rows(kv);
@@ -246,8 +267,6 @@ KvStats SessionImpl::evict_from(const KvStore& from, const KvOptions& kv) {
   }
   evicted_by_hand_ = evicted_by_hand_ || budget >= 0;
   stats_.ms.evict = watch.ms();
-  table_scores_ = own_scores;
-  table_r_ = own_r;
   return kv_stats();
 }
 
@@ -277,6 +296,10 @@ void SessionImpl::load_tables(const KvOptions& kv) {
     const TensorInfo& t = file->tensor(name, {heads, p.n_layer});
     const Buffer<float> values = model_->backend().load_floats(t);
     out.assign(values.data(), values.data() + values.size());
+    for (size_t i = 0; i < out.size(); ++i)
+      if (!std::isfinite(out[i]))
+        fail(ErrorCode::file_format, kv.tables, ": tensor '", name, "': found ", out[i], " at ", i,
+             ", expected finite numbers");
   };
   read("head_scores", p.n_head, table_scores_);
   if (!table_scores_.empty()) {  // the policy counts evictable layers only

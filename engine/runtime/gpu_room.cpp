@@ -10,9 +10,10 @@ namespace foveal {
 uint64_t SessionImpl::gpu_kv_ceiling() const {
   const Place& place = model_->places().back();  // the host's own, when no layers stay on the GPU
   if (place.backend != model_->gpu()) return 0;
+  const Budget::Kind kind = kv_.shadow ? Budget::everything : kv_.budget.kind;  // shadow drops nothing
   const auto rows_at_most = [&]() -> double {
     const auto all = static_cast<double>(n_ctx_);
-    switch (kv_.budget.kind) {
+    switch (kind) {
       case Budget::rows:
         return std::min(all, kv_.budget.value) + kv_.slack;
       case Budget::percent:
@@ -29,8 +30,8 @@ uint64_t SessionImpl::gpu_kv_ceiling() const {
     bytes += static_cast<double>(store_->head_bytes(held)) * params().n_head_kv;
   }
   const double share = static_cast<double>(place.stop - place.first) / params().n_layer;
-  if (kv_.budget.kind == Budget::bytes) bytes = std::min(bytes, kv_.budget.value * share);
-  if (kv_.budget.kind == Budget::automatic) bytes = 0;  // is made to fit
+  if (kind == Budget::bytes) bytes = std::min(bytes, kv_.budget.value * share);
+  if (kind == Budget::automatic) bytes = 0;  // is made to fit
   return static_cast<uint64_t>(bytes * (kv_.budget.kind == Budget::everything ? 1 : 2));
 }
 

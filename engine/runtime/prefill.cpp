@@ -67,7 +67,8 @@ struct SessionImpl::Undo {
 };
 
 void SessionImpl::check_cancelled() const {
-  if (cancelled_.load(std::memory_order_relaxed)) fail(ErrorCode::state, "cancelled");
+  const std::atomic<bool>& flag = reader_ ? reader_->cancelled_ : cancelled_;
+  if (flag.load(std::memory_order_relaxed)) fail(ErrorCode::state, "cancelled");
 }
 
 // Refuses before any work what can't fit.
@@ -75,7 +76,7 @@ void SessionImpl::check_room(const PromptRows& rows) const {
   const bool bounded_rows = kv_.on_full == OnFull::evict;
   const int64_t used = bounded_rows ? 0 : next_pos_;
   const int64_t needed = bounded_rows ? rows.size() : rows.next_pos - next_pos_;
-  if (used + needed <= n_ctx_) return;
+  if (used + needed <= n_ctx_) return check_rows(rows);
   std::string hint = "; a larger n_ctx would fit";
   if (!rows.images.empty()) {
     // Positions of a picture: its rows, or with M-RoPE the larger side of its grid, which grows as the root of the
@@ -93,6 +94,16 @@ void SessionImpl::check_room(const PromptRows& rows) const {
   }
   fail(ErrorCode::context_full, "the prompt needs ", needed, " positions, ", std::max<int64_t>(0, n_ctx_ - used),
        " of ", n_ctx_, " are free", hint);
+}
+
+// Under M-RoPE rows can outnumber positions many times.
+void SessionImpl::check_rows(const PromptRows& rows) const {
+  const int64_t most = store_->shape().max_rows - kv_.slack - 1, all = n_rows() + rows.size();
+  const bool keeps_all = kv_.shadow || kv_.budget.kind == Budget::everything;
+  if (!params().mrope || all <= most || !keeps_all) return;
+  fail(ErrorCode::context_full, "the prompt needs ", rows.size(), " rows, ", std::max<int64_t>(0, most - n_rows()),
+       " of ", most, " are free in a context of ", n_ctx_,
+       " positions; a larger n_ctx or smaller pictures (image_max_tokens) would fit, or a kv budget");
 }
 
 void SessionImpl::encode_images(PromptRows& rows) {
@@ -125,7 +136,7 @@ void SessionImpl::prefill_rows(PromptRows& rows, const SessionImpl* beside) {
     for (const int32_t image : rows.image_of) image_of_.push_back(image < 0 ? -1 : first_image + image);
     next_pos_ = rows.next_pos;
     system_rows_ = std::max(system_rows_, rows.system_rows);
-    newest_prompt_ = {undo.n_rows, n_rows()};
+    newest_prompt_ = {undo.n_rows + rows.newest, n_rows()};
     budget_ = budget_rows(kv_, n_rows());  // refuses what can't work before the encoder runs
     encode_images(rows);
     const Stopwatch watch;

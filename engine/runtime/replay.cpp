@@ -57,10 +57,13 @@ void SessionImpl::replay_rows(const SessionImpl& from, int64_t n) {
   };
   const auto step_to = [&](int64_t stop) {
     while (n_rows() < stop) {
-      from.check_cancelled();
+      check_cancelled();
+      if (progress_) progress_("reading again", static_cast<float>(n_rows()) / static_cast<float>(n));
       decode(from.tokens_[static_cast<size_t>(n_rows())]);
     }
   };
+  reader_ = &from;
+  progress_ = from.progress_;
   auto_rows_ = from.auto_rows_;
   system_rows_ = std::min(from.system_rows_, n);
   for (const auto& [first, stop] : from.prefills_) {
@@ -72,6 +75,8 @@ void SessionImpl::replay_rows(const SessionImpl& from, int64_t n) {
   }
   step_to(n);
   add_pins();
+  reader_ = nullptr;
+  progress_ = nullptr;
 }
 
 // The rows and what belongs to them; options, tables, sampling and the embedding cache stay.
@@ -142,7 +147,6 @@ UndoResult SessionImpl::undo() {
     cancelled_.store(false);
     SessionImpl again(*this);
     again.clear();
-    again.progress_ = progress_;
     again.replay_rows(*this, n);
     out.replayed = true;
     out.note = cat("rows before this turn had been evicted since: ", n, " rows were read again",
@@ -191,6 +195,7 @@ std::unique_ptr<Session> SessionImpl::replay(const KvOptions& kv) const {
   const Use use(*this);
   check_kv_options(kv);
   check_cached(n_rows());
+  cancelled_.store(false);
   auto out = std::make_unique<SessionImpl>(model_, kv, n_ctx_);
   out->embeddings_ = embeddings_;
   out->chunk_rows_ = chunk_rows_;

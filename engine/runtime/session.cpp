@@ -8,19 +8,23 @@ namespace foveal {
 
 namespace {
 
+constexpr int64_t kRingRows = 64;               // queries remembered per layer, at least
+constexpr int64_t kRowsPerPosition = 8;         // M-RoPE: addresses for this many (a square of n rows takes their root)
+constexpr size_t kEmbeddingBytes = 256u << 20;  // encoded pictures remembered per session
+
 KvShape store_shape(const TextParams& p, const KvOptions& kv, int64_t n_ctx) {
   KvShape s;
   s.n_layer = p.n_layer;
   s.n_head_kv = p.n_head_kv;
   s.head_dim = p.head_dim;
-  // One head may hold the shares of all heads of its layer (adakv), where positions aren't bounded by n_ctx.
-  s.max_rows = (kv.on_full == OnFull::evict ? n_ctx * p.n_head_kv : n_ctx) + kv.slack + 1;
+  // One head may hold the shares of all heads of its layer (adakv), where rows aren't bounded by n_ctx; under M-RoPE a
+  // picture has many rows a position.
+  int64_t per_position = kv.on_full == OnFull::evict || p.mrope ? p.n_head_kv : 1;
+  if (p.mrope) per_position = std::max(per_position, kRowsPerPosition);
+  s.max_rows = n_ctx * per_position + kv.slack + 1;
   s.type = kv.dtype;
   return s;
 }
-
-constexpr int64_t kRingRows = 64;               // queries remembered per layer, at least
-constexpr size_t kEmbeddingBytes = 256u << 20;  // encoded pictures remembered per session
 
 }  // namespace
 
@@ -113,7 +117,9 @@ std::unique_ptr<Session> SessionImpl::fork(const KvOptions* evict) const {
 }
 
 std::span<const float> SessionImpl::logits() const {
-  if (!has_logits_) fail(ErrorCode::state, "logits: the session has seen no rows yet; call prefill first");
+  if (!has_logits_)
+    fail(ErrorCode::state,
+         "logits: the session has seen no rows yet, or its last call failed; call prefill or step first");
   return {logits_.view().data, static_cast<size_t>(params().n_vocab)};
 }
 

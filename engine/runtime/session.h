@@ -101,6 +101,7 @@ class SessionImpl final : public Session {
   // beside: the session as it was before its past was cut; counted in the peak, and put back by the caller.
   void prefill_rows(PromptRows& rows, const SessionImpl* beside = nullptr);
   void check_room(const PromptRows& rows) const;
+  void check_rows(const PromptRows& rows) const;
   void encode_images(PromptRows& rows);
   void check_cancelled() const;
 
@@ -111,7 +112,8 @@ class SessionImpl final : public Session {
   void add_deepstack(const PromptRows& rows, Mat x, int level, Backend& backend) const;
 
   // ---- decode.cpp
-  void decode(int32_t token);
+  void decode(int32_t token);  // one that fails leaves no row, and no logits
+  void append_token(int32_t token);
 
   // ---- evict.cpp
   int64_t budget_rows(const KvOptions& kv, int64_t total_rows);  // rows per head; -1: everything
@@ -123,6 +125,7 @@ class SessionImpl final : public Session {
   void protect_rows(const KvOptions& kv);
   KvStats evict_from(const KvStore& from, const KvOptions& kv);
   std::vector<bool> evict_layers(const KvStore& from, std::span<const int> layers, const KvOptions& kv, int64_t budget);
+  void check_queries(const KvOptions& kv) const;
   void keep_rows(const KvStore& from, int il, int ih, std::span<const int32_t> slots);
   void evict_after_step();
   bool evictable(int il) const { return params().sliding_window[static_cast<size_t>(il)] == 0; }
@@ -141,6 +144,8 @@ class SessionImpl final : public Session {
   int64_t reusable_rows(const PromptRows& rows);
   int64_t system_rows_of(const std::vector<Message>& messages, std::span<const PromptPiece> pieces,
                          const PromptRows& rows) const;
+  int64_t newest_of(const std::vector<Message>& messages, std::span<const PromptPiece> pieces,
+                    const PromptRows& rows) const;
   int64_t common_prefix(const PromptRows& rows) const;
   bool can_cut_at(int64_t n) const;
   void cut(int64_t n);
@@ -186,7 +191,7 @@ class SessionImpl final : public Session {
   std::vector<SeenImage> seen_images_;
   std::vector<std::pair<int64_t, int64_t>> pins_;
   int64_t system_rows_ = 0;                      // in front: the chat's system message
-  std::pair<int64_t, int64_t> newest_prompt_{};  // rows of the last prefill, or of the one that runs
+  std::pair<int64_t, int64_t> newest_prompt_{};  // rows of the newest turn's prompt
   int64_t next_pos_ = 0;
   int64_t evicted_before_ = 0;  // rows from here on have never been up for eviction
   std::vector<Turn> turns_;
@@ -224,7 +229,8 @@ class SessionImpl final : public Session {
   std::vector<ImageId> chat_images_;
 
   mutable std::atomic<bool> busy_{false};
-  std::atomic<bool> cancelled_{false};
+  mutable std::atomic<bool> cancelled_{false};
+  const SessionImpl* reader_ = nullptr;  // the session that has this one read its rows again: its cancel() counts
   Progress progress_;
 };
 

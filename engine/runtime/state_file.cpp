@@ -17,7 +17,7 @@ static_assert(std::endian::native == std::endian::little, "session files are wri
 namespace {
 
 constexpr char kMagic[8] = {'F', 'O', 'V', 'E', 'A', 'L', 'K', 'V'};
-constexpr uint32_t kVersion = 2;
+constexpr uint32_t kVersion = 3;
 constexpr size_t kDigest = 32;
 
 std::array<uint8_t, 32> digest_of(std::span<const uint8_t> bytes) {
@@ -96,6 +96,7 @@ void SessionImpl::write_state(StateWriter& out) const {
   out.value<uint64_t>(pins_.size());
   for (const auto& pin : pins_) out.value(pin.first), out.value(pin.second);
   out.value(system_rows_);
+  out.value(newest_prompt_.first), out.value(newest_prompt_.second);
   out.value(next_pos_);
   out.value(evicted_before_);
   out.value(budget_);
@@ -176,6 +177,8 @@ void SessionImpl::read_rows(StateReader& in) {
     pins_.emplace_back(start, in.number("end of a pin", start + 1, n_rows()));
   }
   system_rows_ = in.number("rows of the system message", 0, n_rows());
+  newest_prompt_.first = in.number("first row of the newest prompt", 0, n_rows());
+  newest_prompt_.second = in.number("end of the newest prompt", newest_prompt_.first, n_rows());
   next_pos_ = in.number("next position", 0, int64_t{1} << 31);
   check_positions(in);
   evicted_before_ = in.number("last eviction", 0, n_rows());
@@ -264,7 +267,6 @@ void SessionImpl::read_turns(StateReader& in) {
     last = in.number("end of a prefill", first + 1, n_rows());
     prefills_.emplace_back(first, last);
   }
-  if (!prefills_.empty()) newest_prompt_ = prefills_.back();
   // What is in no prefill was stepped: no picture's rows.
   size_t k = 0;
   for (int64_t i = 0; i < n_rows(); ++i) {
@@ -287,6 +289,9 @@ void SessionImpl::read_turns(StateReader& in) {
     in.bad("head scores", static_cast<int64_t>(table_scores_.size()), 0, static_cast<int64_t>(scores));
   if (!table_r_.empty() && table_r_.size() != weights)
     in.bad("head weights", static_cast<int64_t>(table_r_.size()), 0, static_cast<int64_t>(weights));
+  for (const std::vector<float>* table : {&table_scores_, &table_r_})
+    if (!std::all_of(table->begin(), table->end(), [](float x) { return std::isfinite(x); }))
+      in.bad("numbers of a table that aren't finite", 1, 0, 0);
 }
 
 void SessionImpl::read_cache(StateReader& in) {
@@ -316,6 +321,12 @@ void SessionImpl::read_cache(StateReader& in) {
       const auto rows = in.list<int32_t>("kept rows", static_cast<uint64_t>(store_->shape().max_rows));
       check_ascending(in, rows, n_rows());
       const uint64_t n = rows.size();
+      if (!evictable(il)) {  // what slides has lost nothing in between, in all heads alike
+        const int64_t first = n_rows() - static_cast<int64_t>(n);
+        if (n > 0 && rows[0] != first) in.bad("first row of a sliding window", rows[0], first, first);
+        if (ih > 0 && static_cast<int64_t>(n) != store_->len(il, 0))
+          in.bad("rows of a sliding window", static_cast<int64_t>(n), store_->len(il, 0), store_->len(il, 0));
+      }
       // Session files are mapped read-only; copy_in() reads the rows only.
       KvHead head;
       head.k = const_cast<uint8_t*>(in.take(n * row));

@@ -31,9 +31,10 @@ void check_image_indices(const std::vector<Message>& messages, size_t n_images) 
     if (used[i] == 0) fail(ErrorCode::invalid_argument, "picture ", i, " stands in no message");
 }
 
-// Rendered pieces -> rows: neighbouring texts are one text, user content never parses as control tokens.
-void add_pieces(PromptBuilder& b, std::span<const PromptPiece> pieces, std::span<const ImageView> images,
-                bool continuation) {
+// Rendered pieces -> rows: neighbouring texts are one text, user content never parses as control tokens. add_image is
+// called with a picture's index among the caller's.
+template <class AddImage>
+void add_pieces(PromptBuilder& b, std::span<const PromptPiece> pieces, bool continuation, AddImage add_image) {
   std::vector<TextPiece> run;
   const auto flush = [&] {
     if (!run.empty()) b.add_text(run, continuation);
@@ -46,9 +47,17 @@ void add_pieces(PromptBuilder& b, std::span<const PromptPiece> pieces, std::span
       continue;
     }
     flush();
-    b.add_image(images[static_cast<size_t>(p.image_index)]);
+    add_image(static_cast<size_t>(p.image_index));
   }
   flush();
+}
+
+// Index of the piece that follows what message `m` says.
+size_t after_content_of(std::span<const PromptPiece> pieces, int m) {
+  size_t from = 0;
+  for (size_t i = 0; i < pieces.size(); ++i)
+    if (pieces[i].message == m && pieces[i].content) from = i + 1;
+  return from;
 }
 
 }  // namespace
@@ -80,14 +89,11 @@ bool SessionImpl::continues_chat(const std::vector<Message>& messages, const std
 // The rows after the last assistant message that the session wrote itself: its own ids are kept, not tokenised anew.
 void SessionImpl::append_continuation(const std::vector<Message>& messages, std::span<const ImageView> images) {
   const std::vector<PromptPiece> pieces = render_chat(model_->chat_template(), messages);
-  const int last = static_cast<int>(chat_messages_.size()) - 1;
-  size_t from = 0;
-  for (size_t i = 0; i < pieces.size(); ++i)
-    if (pieces[i].message == last && pieces[i].content) from = i + 1;
+  const size_t from = after_content_of(pieces, static_cast<int>(chat_messages_.size()) - 1);
   PromptBuilder b(*model_->tokenizer(), model_->vision(), params());
   b.rows.next_pos = next_pos_;
   if (unstepped_) b.add_id(*unstepped_);
-  add_pieces(b, std::span(pieces).subspan(from), images, true);
+  add_pieces(b, std::span(pieces).subspan(from), true, [&](size_t i) { b.add_image(images[i]); });
   stats_.cached_tokens = n_rows();
   stats_.prompt_tokens = n_rows() + b.rows.size();
   for (const PromptImage& image : b.rows.images) stats_.image_tokens += image.plan.n_rows;
@@ -131,6 +137,7 @@ namespace {
 PromptRows rows_from(PromptRows&& rows, int64_t n) {
   PromptRows rest;
   rest.next_pos = rows.next_pos;
+  rest.newest = rows.newest - n;
   int dropped = 0;
   while (dropped < static_cast<int>(rows.images.size()) &&
          rows.images[static_cast<size_t>(dropped)].first_row + rows.images[static_cast<size_t>(dropped)].plan.n_rows <=
@@ -169,18 +176,21 @@ void SessionImpl::read_whole(PromptRows& rows) {
   auto messages = std::exchange(chat_messages_, {});  // the rows stand for the new conversation from here on
   auto ids = std::exchange(chat_images_, {});
   const auto unstepped = std::exchange(unstepped_, {});
-  const int64_t system_rows = system_rows_;
+  const auto system_rows = system_rows_;
+  const auto newest_prompt = newest_prompt_;
   try {
     if (stats_.started_over) {
       clear();
     } else {
       cut(n);
     }
+    system_rows_ = rows.system_rows;
     if (n > 0) rows = rows_from(std::move(rows), n);
     if (rows.size() > 0) {
       prefill_rows(rows, before.get());
     } else {
       turns_.push_back({n_rows(), 0, 0, -1});
+      newest_prompt_ = {n + rows.newest, n_rows()};
     }
   } catch (...) {
     if (before) take_all(std::move(*before));
@@ -188,6 +198,7 @@ void SessionImpl::read_whole(PromptRows& rows) {
     chat_images_ = std::move(ids);
     unstepped_ = unstepped;
     system_rows_ = system_rows;
+    newest_prompt_ = newest_prompt;
     throw;
   }
 }
@@ -203,12 +214,30 @@ int64_t SessionImpl::system_rows_of(const std::vector<Message>& messages, std::s
   b.add_bos_if_missing();
   for (const PromptPiece& p : pieces.first(end))
     if (p.kind == PromptPiece::image) return 0;
-  add_pieces(b, pieces.first(end), {}, false);
+  add_pieces(b, pieces.first(end), false, [](size_t) {});
   int64_t n = 0;
   while (n < std::min(b.rows.size(), rows.size()) &&
          b.rows.ids[static_cast<size_t>(n)] == rows.ids[static_cast<size_t>(n)])
     ++n;
   return n;
+}
+
+// The row that follows the newest answer of a conversation, which its last pieces alone tell; 0 without an answer.
+int64_t SessionImpl::newest_of(const std::vector<Message>& messages, std::span<const PromptPiece> pieces,
+                               const PromptRows& rows) const {
+  auto answer = static_cast<int>(messages.size()) - 1;
+  while (answer >= 0 && messages[static_cast<size_t>(answer)].role != "assistant") --answer;
+  if (answer < 0) return 0;
+  const auto tail = pieces.subspan(after_content_of(pieces, answer));
+  size_t image = rows.images.size();
+  for (const PromptPiece& p : tail) image -= p.kind == PromptPiece::image;
+  PromptBuilder b(*model_->tokenizer(), model_->vision(), params());
+  add_pieces(b, tail, true, [&](size_t) {
+    const PromptImage& known = rows.images[image++];
+    b.add_encoded(known.id, known.plan, nullptr);
+  });
+  const auto same = std::mismatch(b.rows.ids.rbegin(), b.rows.ids.rend(), rows.ids.rbegin(), rows.ids.rend());
+  return rows.ids.rend() - same.second;
 }
 
 void SessionImpl::start_chat(const std::vector<Message>& messages, std::span<const ImageView> images,
@@ -225,8 +254,9 @@ void SessionImpl::start_chat(const std::vector<Message>& messages, std::span<con
     PromptBuilder b(*model_->tokenizer(), model_->vision(), params());
     const std::vector<PromptPiece> pieces = render_chat(model_->chat_template(), messages);
     b.add_bos_if_missing();
-    add_pieces(b, pieces, images, false);
+    add_pieces(b, pieces, false, [&](size_t i) { b.add_image(images[i]); });
     b.rows.system_rows = system_rows_of(messages, pieces, b.rows);
+    b.rows.newest = newest_of(messages, pieces, b.rows);
     read_whole(b.rows);
   }
   chat_messages_ = messages;

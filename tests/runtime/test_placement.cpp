@@ -276,6 +276,28 @@ TEST(any_copy_may_fail_while_weights_stream) {
     return std::vector<float>(s->logits().begin(), s->logits().end());
   };
   CHECK(run(true) == run(false));
+  const auto steps = [&](bool fail) {  // a token whose step fails isn't in, and may be given again
+    const auto s = model->session(budget(40), 512);
+    s->prefill(std::vector<Part>{ids(60, 1)});
+    long failures = 0;
+    for (int i = 0; i < 60; ++i)
+      for (long at = 0, left = fail; left >= 0; ++at) {
+        settings.copies = 0;
+        settings.fail_copy_at = left > 0 ? at : -1;
+        try {
+          s->step(7 + i);
+          left = -1;
+        } catch (const Error& e) {
+          CHECK(e.code() == ErrorCode::device);
+          CHECK_EQ(s->tokens().size(), static_cast<size_t>(60 + i));
+          ++failures;
+        }
+      }
+    settings.fail_copy_at = -1;
+    CHECK_EQ(failures > 60, fail);
+    return std::vector<float>(s->logits().begin(), s->logits().end());
+  };
+  CHECK(steps(true) == steps(false));
 }
 
 // Whatever allocation fails, in loading, in a session's start, in a prefill or a step: an error, nothing leaks, the

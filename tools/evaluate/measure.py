@@ -143,7 +143,7 @@ def measure(model: Model, item: Item, arms: list[Arm], protocol: str, keep: Keep
     inside = protocol == "inside"
     questions = item.questions[:1] if inside else item.questions
     cells: dict[str, Cell] = {}
-    with model.session(KV(dtype="f32")) as context:
+    with model.session(KV(window=keep.window, dtype="f32")) as context:
         context.prefill(frame.head + (frame.question(questions[0]) if inside else []))
         asked = [context.fork() for _ in questions]
         full = []
