@@ -89,7 +89,7 @@ void SessionImpl::append_token(int32_t token) {
 
 void SessionImpl::step(int32_t token) {
   const Use use(*this);
-  running_ = false;
+  stop_reply();
   unstepped_.reset();
   chat_messages_.clear();
   decode(token);

@@ -267,7 +267,9 @@ KvStats SessionImpl::evict_from(const KvStore& from, const KvOptions& kv) {
   }
   evicted_by_hand_ = evicted_by_hand_ || budget >= 0;
   stats_.ms.evict = watch.ms();
-  return kv_stats();
+  KvStats stats = kv_stats();
+  stats.budget_rows = budget;
+  return stats;
 }
 
 void SessionImpl::pin(int64_t start, int64_t stop) {

@@ -26,7 +26,7 @@ struct Image {
 // Limits that hold for every picture, from any source: sides 1..16384, at most 64 Mpx (2^26). ErrorCode::image
 // otherwise.
 constexpr int kMaxImageSide = 16384;
-constexpr int64_t kMaxImagePixels = int64_t{1} << 26;
+constexpr int64_t kMaxImagePixels = 64'000'000;
 void check_image_size(int64_t width, int64_t height);
 
 // SHA-256 of width, height and pixels: the identity of a picture (never its path).

@@ -35,6 +35,8 @@ def real(name: str, value: Any) -> float:
 
 def token_ids(name: str, values: Iterable[Any], n_vocab: int) -> list[int]:
     """Token ids as a list of ints in [0, n_vocab)."""
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise ArgumentError(f"{name}: found {values!r:.80}, expected a list of token ids")
     return [integer(f"{name}[{i}]", v, 0, n_vocab - 1) for i, v in enumerate(values)]
 
 

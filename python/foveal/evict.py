@@ -55,6 +55,9 @@ def select(
     if q.shape[0] == 0 or q.shape[0] % k.shape[0] != 0 or q.shape[1:] != (window, k.shape[2]):
         expected = f"[a multiple of {k.shape[0]}, {window}, {k.shape[2]}]"
         raise ArgumentError(f"Q_window: found shape {q.shape}, expected {expected}")
+    for name, word in (("policy", policy), ("mix", mix)):
+        if not isinstance(word, str):
+            raise ArgumentError(f"{name}: found {word!r:.80}, expected a str")
     n_layer = integer("n_layer", n_layer, 1, MAX_INT32)
     weight = np.empty(0, np.float32) if head_weight is None else _floats("head_weight", head_weight, 1)
     scores = np.empty((0, 0), np.float32) if head_scores is None else _floats("head_scores", head_scores, 2)

@@ -135,27 +135,27 @@ def _check_webp(data: bytes, name: str) -> None:
 def _from_pil(picture: Image.Image, name: str) -> Pixels:
     _check_size(picture.width, picture.height, name)
     try:
-        if getattr(picture, "n_frames", 1) > 1:
-            picture.seek(0)
-        picture.load()
+        picture.load()  # the frame or page that it stands at
         try:
             turned = ImageOps.exif_transpose(picture)
         except Exception:  # broken EXIF is no reason to refuse the picture
             turned = picture
-        return _to_rgb(turned, name)
+        return _to_rgb(turned, name, picture.format is not None)
     except (ImageError, MemoryError):
         raise
     except Exception as e:  # likewise its decoders
         raise ImageError(f"{name}: the {picture.format or 'PIL'} picture can't be decoded ({e})") from None
 
 
-def _to_rgb(picture: Image.Image, name: str) -> Pixels:
-    if picture.mode.startswith("I"):  # 16 bits of gray, "I" as older Pillow has them
+def _to_rgb(picture: Image.Image, name: str, from_file: bool) -> Pixels:
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and from_file):  # 16 bits of gray
         gray = np.asarray(picture)
         high = (np.clip(gray, 0, 65535).astype(np.uint16) >> 8).astype(np.uint8)
         return np.repeat(high[:, :, None], 3, axis=2)
-    if picture.mode == "F":
-        raise ImageError(f"{name}: found a PIL picture of mode F (float), whose range is unknown; convert it to RGB")
+    if picture.mode in ("F", "I"):
+        raise ImageError(
+            f"{name}: found a PIL picture of mode {picture.mode}, whose range is unknown; convert it to RGB"
+        )
     return np.array(picture.convert("RGB"), dtype=np.uint8, order="C", copy=True)
 
 

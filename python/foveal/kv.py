@@ -1,8 +1,8 @@
 """Options of the KV cache: how many rows stay, and which."""
 
 import os
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal
 
 from . import _foveal
 from .check import MAX_INT32, integer, path_bytes
@@ -45,7 +45,8 @@ class KV:
     on_full: Literal["stop", "evict", "error"] = "stop"
     shadow: bool = False
     pin: str | None = None
-    _native: _foveal.KvOptions = field(init=False, repr=False, compare=False)
+    if TYPE_CHECKING:
+        _native: _foveal.KvOptions = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("policy", "mix", "scope", "dtype", "on_full", "pin"):
@@ -69,6 +70,9 @@ class KV:
             pin=self.pin or "none",
         )
         object.__setattr__(self, "_native", native)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (KV, tuple(getattr(self, f.name) for f in fields(self)))
 
     @classmethod
     def _of(cls, values: dict[str, Any]) -> "KV":

@@ -1,5 +1,6 @@
 """Conversations as OpenAI and Ollama clients write them, to the engine's messages and a list of pictures."""
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,15 +14,16 @@ NativeMessage = tuple[str, list[Part]]
 ROLES = ("system", "user", "assistant")
 
 
-def parse(messages: Any, images: Any = None) -> tuple[list[NativeMessage], list[Pixels]]:
+def parse(messages: Any, images: Any = None, marks: bool = False) -> tuple[list[NativeMessage], list[Pixels]]:
     """Messages as (role, parts) and the pixels of their pictures, in order.
 
     A str is one user message. Content: str, or a list of {"type": "text", "text"}, {"type": "image", "image"},
-    {"type": "image_url", "image_url": {"url": "data:..."}}; {"type": "image"} alone takes the next of `images`.
+    {"type": "image", "path"}, {"type": "image", "url": "data:..."}, {"type": "image_url", "image_url": {"url":
+    "data:..."}}; {"type": "image"} alone takes the next of `images`, or with `marks` and no images only marks a place.
     A message's own "images" come before its text, and so do `images` in the last user message when no part asks for
     them.
     """
-    parser = _Parser(_as_list(images, "images"))
+    parser = _Parser(_as_list(images, "images"), marks and images is None)
     if isinstance(messages, str):
         messages = [{"role": "user", "content": messages}]
     if not isinstance(messages, Sequence) or not messages:
@@ -40,8 +42,9 @@ def _as_list(images: Any, name: str) -> list[Any]:
 
 
 class _Parser:
-    def __init__(self, images: list[Any]) -> None:
+    def __init__(self, images: list[Any], marks: bool) -> None:
         self.given = images
+        self.marks, self.marked = marks, 0
         self.taken = 0
         self.pixels: list[Pixels] = []
 
@@ -61,7 +64,10 @@ class _Parser:
         role = message.get("role")
         if role not in ROLES:
             raise ArgumentError(f"{name}: found role {role!r:.60}, expected one of {', '.join(ROLES)}")
-        unknown = set(message) - {"role", "content", "images", "name"}
+        empty = {
+            key for key, value in message.items() if value is None or (isinstance(value, list | str) and not value)
+        }
+        unknown = set(message) - empty - {"role", "content", "images", "name"}  # clients dump the empty ones, too
         if unknown:
             raise ArgumentError(
                 f"{name}: found key {sorted(map(str, unknown))[0]!r:.60}, expected role, content, images"
@@ -84,7 +90,7 @@ class _Parser:
         if kind == "text":
             return utf8(part.get("text"), f"{name}.text")
         if kind == "image":
-            return self.add(part["image"], name) if part.get("image") is not None else self.take(name)
+            return self.image(name, {key: value for key, value in part.items() if key != "type" and value is not None})
         if kind == "image_url":
             url = part.get("image_url")
             if isinstance(url, Mapping):
@@ -93,6 +99,20 @@ class _Parser:
                 raise ArgumentError(f"{name}: found image_url {url!r:.60}, expected a data: URI")
             return self.add(data_uri(url, name), name)
         raise ArgumentError(f"{name}: found type {kind!r:.60}, expected text, image or image_url")
+
+    def image(self, name: str, part: dict[Any, Any]) -> int:
+        if not part:
+            self.marked += self.marks
+            return self.marked - 1 if self.marks else self.take(name)
+        (key, value), *more = part.items()
+        if more or key not in ("image", "path", "url"):
+            found = ", ".join(map(str, part))
+            raise ArgumentError(f"{name}: found {found:.60}, expected one of image, path, url, or none of them")
+        if key == "path" and not isinstance(value, str | os.PathLike):
+            raise ArgumentError(f"{name}: found path {value!r:.60}, expected a str or pathlib.Path")
+        if key == "url" and not isinstance(value, str):
+            raise ArgumentError(f"{name}: found url {value!r:.60}, expected a data: URI")
+        return self.add(data_uri(value, name) if key == "url" else value, name)
 
     def place_rest(self, messages: list[NativeMessage]) -> None:
         """Pictures of `images` that no part asked for: all of them go before the last user message's text."""

@@ -66,6 +66,8 @@ class Model:
             raise ArgumentError(f"stream_prefill: found {stream_prefill!r:.60}, expected auto, on or off")
         if not isinstance(mmproj_offload, bool):
             raise ArgumentError(f"mmproj_offload: found {mmproj_offload!r:.60}, expected True or False")
+        if progress is not None and not isinstance(progress, Progress):
+            raise ArgumentError(f"progress: found {type(progress).__name__}, expected foveal.Progress")
         self._progress = progress or Progress()
         self._native = _foveal.Model.load(
             path=path_bytes("path", path),
@@ -115,9 +117,9 @@ class Model:
         return rows[:, : self._info["n_embd"]]
 
     def apply_template(self, messages_: Any, images: Any = None) -> str:
-        """The prompt of a conversation as text, pictures as ``<__media__>``. For looking at: a session marks which
-        text may hold control tokens, and a str can't."""
-        parsed, _ = messages.parse(messages_, images)
+        """The prompt of a conversation as text, pictures as ``<__media__>``; without `images` a part {"type": "image"}
+        needs no picture. For looking at: a session marks which text may hold control tokens, and a str can't."""
+        parsed, _ = messages.parse(messages_, images, marks=True)
         if not self._jinja:
             return self._native.apply_template(parsed).decode("utf-8", "replace")
         texts = [b"<__media__>" if isinstance(p, int) else p[0] for p in self._render_jinja(parsed)]

@@ -122,6 +122,12 @@ class ReplyStream(Iterator[str]):
                 pass
             self._finish()
 
+    def _end(self) -> None:
+        """For the session's next turn: StateError where another thread reads this one, which goes on."""
+        if self._result is None:
+            self._session.stop()
+            self._finish()
+
     def _finish(self) -> None:
         self._result = (self._session.reply_tokens(), Stats(self._session.stats()))
         self._kv = self._report()

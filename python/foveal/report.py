@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,7 @@ class SeenImage:
 class KvReport:
     """Taken when a turn ends (`reply.kv`) or of a session now (`session.kv_report()`)."""
 
-    def __init__(self, native: _foveal.Session, model: "Model", pixels: list[Pixels]) -> None:
+    def __init__(self, native: _foveal.Session, model: "Model", pixels: Sequence[Pixels | None]) -> None:
         self.stats = Stats(native.kv_stats())
         self.tokens: list[int] = native.tokens()
         self._model = model
@@ -44,7 +45,7 @@ class KvReport:
         self.images = []
         for i, image in enumerate(native.images()):
             size = image["size"]
-            known = pixels[i] if i < len(pixels) and pixels[i].shape[:2] == (size[1], size[0]) else None
+            known = pixels[i] if i < len(pixels) else None
             self.images.append(SeenImage(image["rows"], image["boxes"], size, image["resized"], known))
 
     def shares(self, il: int | None = None, ih: int | None = None) -> Map:

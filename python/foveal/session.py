@@ -1,7 +1,9 @@
 """A session: rows in, logits out, and chat on top. One thread at a time."""
 
+import logging
 import os
-from collections.abc import Callable, Iterable
+import weakref
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
     from .model import Model
 
 
+log = logging.getLogger("foveal")
+
+
 class Session:
     """Made by ``model.session()``. Holds the tokens seen and their KV rows."""
 
@@ -29,7 +34,8 @@ class Session:
         self.kv = kv
         self._native = _native or _foveal.Session(model._native, kv._native, n_ctx, model._progress._native)
         self._stream: ReplyStream | None = None
-        self._pixels: list[Pixels] = []  # of the pictures of the last conversation, for reports
+        self._pixels: list[Pixels | None] = []  # of the pictures seen, for reports; None where they aren't known
+        self._warned = False
 
     # ---- rows in, logits out
 
@@ -39,11 +45,16 @@ class Session:
         parts: a list of token ids, taken as they are, or a list mixing ids, str and pictures (path, bytes, PIL,
         array). A str is text and trusted: control tokens in it are parsed; a picture brings its family's own wrapping
         tokens; BOS comes first at position 0 when the file asks for it. A failed call changes nothing."""
-        self._native.prefill(self._parts(parts))
+        native = self._parts(parts)
+        known = self._known_pixels()
+        self._native.prefill(native)
+        self._pixels = [*known, *(part for part in native if isinstance(part, np.ndarray))]
+        self._after_rows()
 
     def step(self, token: int) -> None:
         """Appends one token; `logits` are then those of the next."""
         self._native.step(self.model._check_ids("token", [token])[0])
+        self._after_rows()
 
     @property
     def logits(self) -> NDArray[np.float32]:
@@ -127,7 +138,9 @@ class Session:
     def fork(self, kv: KV | None = None) -> "Session":
         """An independent copy, KV rows included; with `kv` what fork() and evict(kv) make, without ever copying the
         rows that go."""
-        return Session(self.model, self.kv, 0, _native=self._native.fork(None if kv is None else self._options(kv)))
+        copy = Session(self.model, self.kv, 0, _native=self._native.fork(None if kv is None else self._options(kv)))
+        copy._pixels, copy._warned = list(self._pixels), self._warned
+        return copy
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes everything that the session is to one file, atomically: a crash leaves the old file or the new one."""
@@ -150,7 +163,9 @@ class Session:
         return KvReport(self._native, self.model, self._pixels)
 
     def _replay(self, kv: KV) -> "Session":
-        return Session(self.model, kv, 0, _native=self._native.replay(kv._native))
+        again = Session(self.model, kv, 0, _native=self._native.replay(kv._native))
+        again._pixels, again._warned = list(self._pixels), self._warned
+        return again
 
     def _ask(self, question: str, images: Any) -> None:
         """Prefills the question: the chat's next message, or more text where the rows are no chat."""
@@ -164,7 +179,10 @@ class Session:
     def refresh(self, image_index: int = 0) -> None:
         """Reads a picture of this session again at the current position, from its cached embeddings, without the
         encoder: at full detail after its rows have been evicted."""
-        self._native.refresh(integer("image_index", image_index, 0, MAX_INT32))
+        index, known = integer("image_index", image_index, 0, MAX_INT32), self._known_pixels()
+        self._native.refresh(index)
+        self._pixels = [*known, known[index]]
+        self._after_rows()
 
     def close(self) -> None:
         """Frees the KV rows; every later use is a StateError."""
@@ -211,29 +229,49 @@ class Session:
 
     def _chat(self, conversation: Any, images: Any, options: dict[str, Any]) -> ReplyStream:
         parsed, pixels = parse(conversation, images)
-        self._pixels = pixels
         if not self.model._jinja:
-            return self._stream_of(lambda: self._native.start_chat(parsed, pixels, options))
+            return self._stream_of(lambda: self._native.start_chat(parsed, pixels, options), pixels)
         parts = [pixels[p] if isinstance(p, int) else p for p in self.model._render_jinja(parsed)]
-        return self._stream_of(lambda: self._native.start_prompt(parts, options))
+        return self._stream_of(lambda: self._native.start_prompt(parts, options), pixels)
 
     def _next(self, conversation: Any, images: Any, options: dict[str, Any]) -> ReplyStream:
         """Another user message after the chat that the session holds: the last of `conversation`."""
         parsed, pixels = parse(conversation, images)
-        return self._stream_of(lambda: self._native.start_next(parsed[-1], pixels, options))
+        start = lambda: self._native.start_next(parsed[-1], pixels, options)  # noqa: E731
+        return self._stream_of(start, [*self._known_pixels(), *pixels])
 
     def _generate(self, parts: Any, options: dict[str, Any]) -> ReplyStream:
         """Continues a raw prompt (parts as in `prefill`), without a chat template."""
         native = self._parts(parts)
-        return self._stream_of(lambda: self._native.start(native, options))
+        pixels = [part for part in native if isinstance(part, np.ndarray)]
+        return self._stream_of(lambda: self._native.start(native, options), [*self._known_pixels(), *pixels])
 
-    def _stream_of(self, start: Callable[[], None]) -> ReplyStream:
+    def _stream_of(self, start: Callable[[], None], pixels: Sequence[Pixels | None]) -> ReplyStream:
+        """pixels: of all pictures that the session holds once it has started."""
         if self._stream is not None:
-            self._stream.close()
+            self._stream._end()
         start()
-        native, model, pixels = self._native, self.model, self._pixels
-        self._stream = ReplyStream(native, lambda: KvReport(native, model, pixels))
+        self._pixels = list(pixels)
+        native, model, known, session = self._native, self.model, self._pixels, weakref.ref(self)
+
+        def report() -> KvReport:
+            if (alive := session()) is not None:  # a strong one would be a circle
+                alive._after_rows()
+            return KvReport(native, model, known)
+
+        self._stream = ReplyStream(native, report)
         return self._stream
+
+    def _known_pixels(self) -> list[Pixels | None]:
+        """Of each picture that the session holds."""
+        held = len(self._native.images())
+        return (self._pixels + held * [None])[:held]
+
+    def _after_rows(self) -> None:
+        trained = self.model._info["n_ctx_train"]
+        if not self._warned and 0 < trained < self._native.pos():
+            self._warned = True
+            log.warning("the session has passed the %d positions that its model was trained for", trained)
 
     def _parts(self, parts: Any) -> list[Any]:
         """Parts as the native module takes them: lists of ids, (text, trusted), pixels."""

@@ -283,6 +283,16 @@ void bind_session(nb::module_& m) {
       .def("stats", read("reply.stats", [](Session& s) { return turn_stats(s.stats()); }))
       .def(
           "cancel", [](PySession& s) { s.get("session.cancel").cancel(); }, "From any thread")
+      .def(
+          "stop",
+          [](PySession& s) {
+            s.run("session.chat", [](Session& session) {
+              session.cancel();
+              for (std::string piece; session.next(piece);) {
+              }
+            });
+          },
+          "Ends a reply that nobody reads on")
       .def("set_chunk_rows",
            [](PySession& s, int64_t n) {
              const PySession::Use session(s, "session.set_chunk_rows");

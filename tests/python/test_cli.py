@@ -27,6 +27,28 @@ def run(cli: list[str], *args: str, stdin: str = "", **options: object) -> "subp
     return subprocess.run([*cli, *args], input=stdin, capture_output=True, text=True, timeout=120, **options)
 
 
+def test_values_may_begin_with_a_dash(cli: list[str]) -> None:
+    for text in ("-no dashes, please", "--stats", "-hello"):
+        done = run(cli, *RUN, "-p", text, "--stop", "---")
+        assert done.returncode == 0 and "tokens/s" not in done.stderr, done.stderr
+    assert run(cli, *RUN, "-p").returncode == 2
+
+
+def test_bytes_that_are_no_utf8_are_a_message(cli: list[str]) -> None:
+    strict = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
+    said = subprocess.run(
+        [*cli, "chat", *MODEL, "-n", "4"], input=b"caf\xe9\nhello\\", capture_output=True, timeout=120, env=strict
+    )
+    assert said.returncode == 0, said.stderr
+    assert said.stdout.count(b"\n") >= 2 and b"Traceback" not in said.stderr  # the last line counts, too
+
+
+def test_passing_the_trained_context_is_said_once(cli: list[str]) -> None:
+    text = str(DATA / "text_llama" / "model-f16.gguf")
+    done = run(cli, "run", "-m", text, "-c", "5000", "-n", "2", "--kv-budget", "64", stdin="word " * 1400)
+    assert done.returncode == 0 and done.stderr.count("positions that its model was trained for") == 1, done.stderr
+
+
 def test_answers_with_a_picture(cli: list[str]) -> None:
     done = run(cli, *RUN, "--image", PICTURE, "-p", "What is it?", "--stats")
     assert done.returncode == 0, done.stderr

@@ -92,6 +92,8 @@ def test_session_file_goes_on(cli: list[str], tmp_path: Path) -> None:
     again = tmp_path / "again.kv"
     again.write_bytes(saved)
     assert ok(cli, "chat", *MODEL, "-n", "8", "--session", str(again), stdin="And why?\n").stdout == second.stdout
+    late = ok(cli, "run", *MODEL, "-n", "2", "--session", str(again), "-sys", "Be kind.", "-p", "And?")
+    assert "--system-prompt is left out" in late.stderr
     other = str(DATA / "text_llama" / "model-f16.gguf")
     for args, status, said in (
         (["-m", other], 3, "saved with model and mmproj"),

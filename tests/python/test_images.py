@@ -83,6 +83,22 @@ def test_alpha_is_dropped() -> None:
     assert np.array_equal(to_pixels(encoded(picture, "PNG")), RGB)
 
 
+def test_a_pil_picture_is_read_where_it_stands() -> None:
+    frames = [Image.fromarray(np.full((4, 6, 3), value, np.uint8)) for value in (10, 20, 30)]
+    for kind in ("TIFF", "GIF"):
+        data = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
+        picture = Image.open(io.BytesIO(data))
+        picture.seek(1)
+        assert (to_pixels(picture) == 20).all() and picture.tell() == 1
+        picture.seek(2)
+        assert (to_pixels(picture) == 30).all()
+
+
+def test_integers_of_unknown_range_are_refused() -> None:
+    with pytest.raises(ImageError, match="mode I"):
+        to_pixels(Image.fromarray(np.full((4, 4), 200, np.int32)))
+
+
 def test_first_frame_of_an_animation() -> None:
     frames = [Image.fromarray(RGB), Image.fromarray(255 - RGB)]
     data = encoded(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True)

@@ -1,5 +1,8 @@
 """Eviction beside everything else a session does: cuts, refusals, other chats, M-RoPE, broken tables, Ctrl-C."""
 
+import copy
+import dataclasses
+import pickle
 import signal
 import threading
 from pathlib import Path
@@ -166,3 +169,42 @@ def test_a_cancelled_reply_doesnt_cancel_what_is_read_again() -> None:
     with session.chat("word " * 100, max_tokens=20, stream=True) as stream:
         next(stream)
     assert session._replay(foveal.KV()).n_tokens == session.n_tokens
+
+
+def test_reports_show_the_pictures_that_are_held(tmp_path: Path) -> None:
+    model, random = load("qwen2vl"), np.random.default_rng(0)
+    a, b = (random.integers(0, 255, (56, 84, 3), np.uint8) for _ in range(2))
+    session = model.session(n_ctx=60)
+
+    def shown(s: foveal.Session) -> list[np.ndarray | None]:
+        return [image.pixels for image in s.kv_report().images]
+
+    session.chat("what?", images=[a], max_tokens=2)
+    with pytest.raises(foveal.ContextFull):
+        session.chat("word " * 80, images=[b], max_tokens=2)
+    assert all(np.array_equal(p, a) for p in shown(session)) and len(shown(session.fork())) == 1
+    assert np.array_equal(shown(session.fork())[0], a)
+    session = model.session(n_ctx=2000)
+    session.prefill([a, 5, b])
+    session.refresh(0)
+    assert [np.array_equal(p, q) for p, q in zip(shown(session), [a, b, a], strict=True)] == [True] * 3
+    session.undo()
+    session.save(tmp_path / "s.kv")
+    back = model.load_session(tmp_path / "s.kv")
+    back.prefill([b, 6])
+    assert [p is None for p in shown(back)] == [True, True, False] and np.array_equal(shown(back)[2], b)
+
+
+def test_evict_says_what_its_budget_came_to() -> None:
+    session = load("text_qwen2").session()
+    session.prefill(IDS[:200])
+    assert session.evict(foveal.KV("25%")).budget_rows == 50
+
+
+def test_options_can_be_copied_and_sent() -> None:
+    kv = foveal.KV(64, "snapkv", sinks=4, pin="system")
+    for other in (copy.deepcopy(kv), pickle.loads(pickle.dumps(kv)), foveal.KV(**dataclasses.asdict(kv))):
+        assert other == kv and other is not kv
+    assert dataclasses.replace(kv, sinks=2).sinks == 2
+    with pytest.raises(foveal.ArgumentError, match="budget"):
+        dataclasses.replace(kv, budget=10)

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 
 from foveal import ArgumentError, UnsupportedError, jinja
 from foveal.messages import parse
+from goldens import load
 
 PICTURE = np.zeros((8, 8, 3), np.uint8)
 CHATML = (
@@ -39,6 +41,37 @@ def test_contents() -> None:
     )
     assert [parts for _, parts in messages] == [[b"be brief"], [b"a", 0], [b"b"], [1, b"c"], [b"d"], [2, 3, b"e"]]
     assert len(pixels) == 4
+
+
+def test_pictures_as_transformers_writes_them(tmp_path: Path) -> None:
+    Image.fromarray(PICTURE).save(tmp_path / "a.png")
+    uri = "data:image/png;base64," + base64.b64encode((tmp_path / "a.png").read_bytes()).decode()
+    parts = [{"type": "image", "path": str(tmp_path / "a.png")}, {"type": "image", "url": uri}]
+    messages, pixels = parse([{"role": "user", "content": [*parts, {"type": "text", "text": "what?"}]}])
+    assert messages == [("user", [0, 1, b"what?"])]
+    assert all((p == PICTURE).all() for p in pixels)
+    for wrong in ({"url": "http://a/b.png"}, {"file": "a.png"}, {"path": 3}, {"path": "a", "url": uri}):
+        with pytest.raises(ArgumentError, match=r"content\[0\]"):
+            parse([{"role": "user", "content": [{"type": "image"} | wrong]}], [PICTURE])
+
+
+def test_a_place_for_a_picture_is_enough_to_see_the_prompt() -> None:
+    model = load("qwen2vl")
+    messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "hi"}, {"type": "image"}]}]
+    shown = model.apply_template(messages)
+    assert shown.count("<__media__>") == 2
+    assert shown == model.apply_template(messages, [PICTURE, PICTURE])
+    with pytest.raises(ArgumentError, match="images has only 1"):
+        model.apply_template(messages, [PICTURE])
+    with pytest.raises(ArgumentError, match="images has only 0"):
+        model.session().chat(messages)
+
+
+def test_empty_keys_of_a_clients_dump_are_no_error() -> None:
+    dumped = {"role": "assistant", "content": "b", "refusal": None, "annotations": [], "tool_calls": None}
+    assert parse([{"role": "user", "content": "a"}, dumped])[0][1] == ("assistant", [b"b"])
+    with pytest.raises(ArgumentError, match="tool_calls"):
+        parse([dumped | {"tool_calls": [{"id": "1"}]}])
 
 
 def test_images_argument() -> None:

@@ -30,6 +30,7 @@ class Conversation {
     messages_.clear();
     images_.clear();
     pending_.clear();
+    warned_ = false;
     if (!o_.system.empty()) messages_.push_back({"system", {{ContentPart::text, o_.system, -1}}});
   }
 
@@ -76,6 +77,7 @@ class Conversation {
     }
     pending_.clear();
     const TurnStats& stats = session_->stats();
+    warned_ = warned_ || note_past_training(*session_, *model_);
     if (!stats.note.empty()) write_note("note: " + stats.note);
     if (stats.finish_reason == "context") write_note("note: the context is full; /clear starts anew");
     if (o_.stats) print_stats();
@@ -103,6 +105,7 @@ class Conversation {
   std::vector<Message> messages_;
   std::vector<Image> images_;  // of the whole conversation
   std::vector<int> pending_;   // pictures that go with the next message
+  bool warned_ = false;        // of the session that passed what its model was trained for
 };
 
 std::string unquoted(std::string path) {

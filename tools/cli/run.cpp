@@ -82,6 +82,7 @@ int run(const Options& o) {
     if (interrupts() > 0) return 130;
     throw;
   }
+  note_past_training(*session, *model);
   if (!session->stats().note.empty()) write_note("note: " + session->stats().note);
   if (session->stats().finish_reason == "context")
     write_note("note: the context is full; -c N makes it larger, --kv-on-full evict with --kv-budget goes on");

@@ -60,7 +60,16 @@ std::unique_ptr<Session> make_session(const Model& model, const Options& o) {
   std::unique_ptr<Session> session = model.load_session(o.session_file);
   write_note(cat(o.session_file, ": ", session->tokens().size(), " tokens, kv budget ",
                  budget_text(session->kv_options().budget), " and context ", session->n_ctx(), " as saved"));
+  if (!o.system.empty() && !session->tokens().empty())
+    write_note("note: --system-prompt is left out, the conversation has begun already");
   return session;
+}
+
+bool note_past_training(const Session& session, const Model& model) {
+  const int trained = model.info().n_ctx_train;
+  if (trained <= 0 || session.pos() <= trained) return false;
+  write_note(cat("warning: the session has passed the ", trained, " positions that its model was trained for"));
+  return true;
 }
 
 void save_session(const Session& session, const Options& o) {

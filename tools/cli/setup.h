@@ -9,6 +9,8 @@ namespace foveal::cli {
 std::shared_ptr<const Model> load_model(const Options& o);
 // A new session, or the one in --session FILE, whose own KV options then hold.
 std::unique_ptr<Session> make_session(const Model& model, const Options& o);
+// Says so on standard error where the session has passed what its model was trained for.
+bool note_past_training(const Session& session, const Model& model);
 void save_session(const Session& session, const Options& o);  // to --session FILE, when one was given
 std::string read_text_file(const std::string& path);          // "-" is standard input
 std::string describe_turn(const TurnStats& stats);

@@ -74,7 +74,8 @@ Image decode_image(std::span<const uint8_t> bytes, const std::string& name) {
     decoded = decode_webp(bytes, name);
   } else {
     fail(ErrorCode::image, name, ": this is ", describe_unknown(s), "; this program reads ", built_in_formats(),
-         ". Convert the picture to PNG, or use the Python package, which opens what Pillow opens");
+         ". Convert the picture to PNG, or use the Python package, which reads BMP and GIF too and takes what Pillow "
+         "has opened");
   }
   return oriented(std::move(decoded.image), decoded.orientation);
 }

@@ -124,7 +124,12 @@ def read_message() -> str:
     lines: list[str] = []
     more = True
     while more:
-        line = input("> " if sys.stdin.isatty() and not lines else "")
+        try:
+            line = input("> " if sys.stdin.isatty() and not lines else "")
+        except EOFError:
+            if lines:
+                break
+            raise
         more = line.endswith("\\") or (sys.stdin.isatty() and bool(select.select([sys.stdin], [], [], 0.03)[0]))
         lines.append(line.removesuffix("\\"))
     return "\n".join(lines)

@@ -246,8 +246,20 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"foveal: {message}; `{self.prog} --help`\n")
 
+    def joined(self, args: list[str]) -> list[str]:
+        """Flags with their values as one word: what begins with "-" may be a value too."""
+        taking = {name for action in self._actions if action.nargs is None for name in action.option_strings}
+        out: list[str] = []
+        rest = iter(args)
+        for arg in rest:
+            if arg == "--":
+                return [*out, arg, *rest]
+            value = next(rest, None) if arg in taking else None
+            out.append(arg if value is None else f"{arg}={value}")
+        return out
+
     def parse(self, args: list[str]) -> argparse.Namespace:
-        known, unknown = self.parse_known_args(args)
+        known, unknown = self.parse_known_args(self.joined(args))
         for arg in unknown:
             if arg.startswith("-") and arg != "--":
                 names = [name for action in self._actions for name in action.option_strings]

@@ -97,6 +97,8 @@ def open_session(o: argparse.Namespace, model: Model, kv: KV) -> Session:
     session = model.load_session(o.session)
     budget = "none" if session.kv.budget is None else session.kv.budget
     note(f"{o.session}: {session.n_tokens} tokens, kv budget {budget} and context {session.n_ctx} as saved")
+    if session.n_tokens and getattr(o, "system_prompt", None):
+        note("note: --system-prompt is left out, the conversation has begun already")
     return session
 
 
