@@ -220,7 +220,8 @@ KvStats SessionImpl::evict(const KvOptions& kv) {
 // Whether the queries that these options score by are there: a session remembers 64, or its own window's, and undo()
 // forgets those of the rows that it drops.
 void SessionImpl::check_queries(const KvOptions& kv) const {
-  if (kv.policy == Policy::streaming || kv.policy == Policy::random || kv.window == 0) return;
+  const bool scored = kv.policy != Policy::streaming && kv.policy != Policy::random && kv.window > 0;
+  if (!scored || kv.budget.kind == Budget::everything) return;
   const QueryRing& ring = rings_.front();
   if (kv.window > ring.capacity() && n_rows() > ring.capacity())
     fail(ErrorCode::invalid_argument, "kv window: found ", kv.window, ", expected at most ", ring.capacity(),

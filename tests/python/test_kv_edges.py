@@ -42,6 +42,7 @@ def test_the_window_stays_when_its_queries_went_with_rows_taken_back() -> None:
     session.undo()
     with pytest.raises(foveal.StateError, match="queries"):
         session.evict(foveal.KV(64, **PLAIN))
+    session.evict(foveal.KV())  # nothing to choose
     assert session.n_tokens == 200 and len(held(session)) == 200
     assert tail(session.fork(foveal.KV(64, policy="streaming"))) == 64
     session.step(5)
