@@ -16,7 +16,8 @@ enum Table { everywhere, local };  // of RoPE
 // attention.sliding_window_pattern: a bool a layer (true: local), or a period whose last layer sees everything.
 void read_sliding_window(const Gguf& file, TextParams& p) {
   const std::string key = p.arch + ".attention.sliding_window", pattern = key + "_pattern";
-  const auto window = static_cast<int>(file.get_int(key, 1, 1 << 30));
+  const auto window = static_cast<int>(file.find_int(key, 0, 1 << 30).value_or(0));
+  if (window == 0) return;  // every layer sees everything
   const auto n = static_cast<uint64_t>(p.n_layer);
   if (file.is_array(pattern)) {
     const std::vector<bool> is_local = *file.find_bools(pattern, n, n);

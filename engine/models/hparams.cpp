@@ -107,11 +107,9 @@ void check_tensors(const Gguf& file, const TextParams& p, const TensorNeeds& nee
       file.tensor(b + "attn_v.weight", {p.n_embd, n_kv});
     }
     optional("attn_qkv.bias", n_q + 2 * n_kv);
-    const bool q_bias = needs.qkv_bias && !file.find_tensor(b + "attn_qkv.bias");
-    for (const auto& [name, n] : {std::pair("attn_q.bias", n_q), {"attn_k.bias", n_kv}, {"attn_v.bias", n_kv}}) {
-      if (q_bias) file.tensor(b + name, {n});
-      optional(name, n);
-    }
+    optional("attn_q.bias", n_q);
+    optional("attn_k.bias", n_kv);
+    optional("attn_v.bias", n_kv);
     if (needs.qk_norm) {
       file.tensor(b + "attn_q_norm.weight", {p.head_dim});
       file.tensor(b + "attn_k_norm.weight", {p.head_dim});

@@ -11,7 +11,6 @@ TextParams read_common_params(const Gguf& file);
 
 // What an architecture needs beside the tensors that all have.
 struct TensorNeeds {
-  bool qkv_bias = false;    // attn_{q,k,v}.bias
   bool qk_norm = false;     // attn_{q,k}_norm.weight, per head
   bool post_norms = false;  // post_attention_norm.weight, post_ffw_norm.weight
 };

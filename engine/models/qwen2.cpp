@@ -11,7 +11,7 @@ namespace {
 TextParams read_params(const Gguf& file) {
   TextParams p = read_common_params(file);
   read_rope_params(file, p);
-  check_tensors(file, p, {.qkv_bias = true});
+  check_tensors(file, p, {});
   return p;
 }
 

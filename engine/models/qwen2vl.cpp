@@ -13,7 +13,7 @@ TextParams read_params(const Gguf& file) {
   read_rope_params(file, p);
   read_rope_sections(file, p);
   p.mrope = true;
-  check_tensors(file, p, {.qkv_bias = true});
+  check_tensors(file, p, {});
   return p;
 }
 

@@ -259,16 +259,21 @@ constexpr Matcher unnamed[] = {match_punctuation, match_gpt2, match_numbers, mat
 constexpr PreTokenizer all[] = {
     // names, stages, nfc, ignore_merges, add_bos
     {"default", unnamed, false, false, false},
-    {"gpt-2 phi-2 granite-docling", gpt2, false, false, false},
+    {"gpt-2 phi-2 granite-docling exaone4 trillion jais mellum modern-bert gigachat a.x-4.0 jina-es jina-de jina-v2-es "
+     "jina-v2-de",
+     gpt2, false, false, false},
     {"mpt olmo", gpt2, true, false, false},
-    {"smollm starcoder refact", smollm, false, false, false},
+    {"smollm starcoder refact codeshell minerva-7b mellum2", smollm, false, false, false},
     {"command-r exaone", smollm, true, false, false},
-    {"llama-bpe llama3 llama-v3 pixtral falcon3 lfm2", llama3, false, true, true},
-    {"qwen2 deepseek-r1-qwen megrez", qwen2, true, false, false},
+    {"llama-bpe llama3 llama-v3 pixtral falcon3 falcon-h1 lfm2 midm-2.0 jina-v5-nano", llama3, false, true, true},
+    {"smaug-bpe dbrx chatglm-bpe", llama3, false, false, false},
+    {"glm4 glm5", llama3, false, true, false},
+    {"qwen2 deepseek-r1-qwen megrez kormo f2llmv2", qwen2, true, false, false},
+    {"stablelm2 hunyuan solar-open", qwen2, false, false, false},
     {"qwen35", qwen35, true, false, false},
     {"tekken", tekken, false, true, true},
-    {"gpt-4o llama4", gpt4o, false, false, false},
-    {"deepseek-v3 hunyuan-dense", deepseek3, false, false, false},
+    {"gpt-4o llama4 kanana2 talkie minimax-m2", gpt4o, false, false, false},
+    {"deepseek-v3 hunyuan-dense joyai-llm hy_v4", deepseek3, false, false, false},
 };
 
 }  // namespace

@@ -125,8 +125,10 @@ std::unique_ptr<VisionEncoder> load_qwen3vl(const VisionSource& source) {
   const VisionHeader header = read_vision_header(file);
   const int64_t merge = file.find_int("clip.vision.spatial_merge_size", 1, 8).value_or(2);
   const auto n_layer = static_cast<uint64_t>(header.n_layer);
-  const auto marked =
-      file.find_bools("clip.vision.is_deepstack_layers", n_layer, n_layer).value_or(std::vector<bool>());
+  std::vector<bool> marked =
+      file.find_bools("clip.vision.is_deepstack_layers", n_layer, n_layer).value_or(std::vector<bool>(n_layer));
+  for (size_t il = 0; il < marked.size(); ++il)  // some files have the tensors alone
+    marked[il] = marked[il] || file.find_tensor(cat("v.deepstack.", il, ".fc1.weight"));
   const int64_t n_out = Loader(file, source.backend).outputs("mm.2", merge * merge * header.n_embd);
   check_text_arch(file, text, kProjector, {"qwen3vl"});
   check_text_width(file, text, n_out);

@@ -44,7 +44,8 @@ QwenPatches::QwenPatches(const Loader& load, const VisionHeader& h, int merge, c
     fail(ErrorCode::invalid_argument, "image_min_tokens ", options.min_tokens, ", image_max_tokens ",
          options.max_tokens, ": expected at most ", kMaxRows);
   }
-  if (options.max_tokens > 0) max_pixels = std::min(options.max_tokens * area, most);
+  capped = options.max_tokens > 0;
+  if (capped) max_pixels = std::min(options.max_tokens * area, most);
   if (options.min_tokens > 0) {
     min_pixels = std::min(options.min_tokens * area, most);
     if (options.max_tokens == 0) max_pixels = std::max(max_pixels, min_pixels);
@@ -70,10 +71,11 @@ ImagePlan QwenPatches::plan(int width, int height) const {
     w = ceil_multiple(width * grow, factor);
     h = ceil_multiple(height * grow, factor);
   }
-  // Long narrow pictures can pass a small maximum by the roundings above: the longer side gives way.
+  // Long narrow pictures can pass a small maximum by the roundings above: where the caller set it, the longer side
+  // gives way.
   int64_t& longer = w > h ? w : h;
   const int64_t shorter = std::min(w, h);
-  if (w * h > max_pixels && shorter < longer) {
+  if (capped && w * h > max_pixels && shorter < longer) {
     longer = std::max<int64_t>(factor,
                                floor_multiple(static_cast<double>(max_pixels) / static_cast<double>(shorter), factor));
   }

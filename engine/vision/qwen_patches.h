@@ -39,6 +39,7 @@ struct QwenPatches {
   VisionHeader header;
   int merge = 2, factor = 0;  // factor: pixels a side of a row
   int64_t min_pixels = 0, max_pixels = 0;
+  bool capped = false;  // max_pixels is what the caller set, not the file
   Linear patches;
   Buffer<float> kernel;
 

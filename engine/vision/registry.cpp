@@ -12,7 +12,7 @@ constexpr Entry kEncoders[] = {
     {"qwen2vl_merger", load_qwen2vl}, {"qwen2.5vl_merger", load_qwen25vl},
     {"qwen3vl_merger", load_qwen3vl}, {"mlp", load_llava},
     {"internvl", load_internvl},      {"idefics3", load_idefics3},
-    {"gemma3", load_gemma3},
+    {"gemma3", load_gemma3},          {"qwen2.5o", load_qwen25vl},
 };
 
 // An mmproj file beside a text file, and not the other way round.

@@ -31,20 +31,24 @@ void Mlp::operator()(Backend& b, Mat out, ConstMat x, Mat hidden) const {
   second(b, out, hidden);
 }
 
-// q, k, v of block `prefix` as one matrix, whether the file fused them or not.
+// q, k, v of block `prefix` as one matrix, whether the file fused them or not; each may have a bias.
 static Linear load_qkv(const Loader& load, const std::string& prefix, int64_t n_embd) {
   if (load.file.find_tensor(prefix + "attn_qkv.weight"))
     return load.block_linear(prefix + "attn_qkv", n_embd, 3 * n_embd);
   const TensorInfo* parts[3];
   Linear qkv;
-  const bool biased = load.file.find_tensor(prefix + "attn_q.bias") != nullptr;
-  if (biased) qkv.bias = Buffer<float>(static_cast<size_t>(3 * n_embd), load.backend.memory());
+  bool biased = false;
+  for (const char* name : {"attn_q.bias", "attn_k.bias", "attn_v.bias"})
+    biased = biased || load.file.find_tensor(prefix + name);
+  if (biased) {
+    qkv.bias = Buffer<float>(static_cast<size_t>(3 * n_embd), load.backend.memory());
+    load.backend.copy_in(qkv.bias.data(), std::vector<float>(qkv.bias.size(), 0.0f).data(), qkv.bias.bytes());
+  }
   for (int i = 0; i < 3; ++i) {
     const std::string name = prefix + "attn_" + "qkv"[i];
     parts[i] = &load.file.tensor(name + ".weight", {n_embd, n_embd});
-    if (!biased) continue;
-    const Buffer<float> part = load.floats(name + ".bias", n_embd);
-    load.backend.copy(qkv.bias.data() + i * n_embd, part.data(), part.bytes());
+    const Buffer<float> part = load.optional_floats(name + ".bias", n_embd);
+    if (part.size() > 0) load.backend.copy(qkv.bias.data() + i * n_embd, part.data(), part.bytes());
   }
   qkv.weight = load.product(parts);
   return qkv;
