@@ -34,7 +34,7 @@ class Session:
         self.kv = kv
         self._native = _native or _foveal.Session(model._native, kv._native, n_ctx, model._progress._native)
         self._stream: ReplyStream | None = None
-        self._pixels: list[Pixels | None] = []  # of the pictures seen, for reports; None where they aren't known
+        self._pixels: list[Pixels | None] = []  # of the chat's pictures, for reports; None where they aren't known
         self._warned = False
 
     # ---- rows in, logits out
@@ -48,7 +48,7 @@ class Session:
         native = self._parts(parts)
         known = self._known_pixels()
         self._native.prefill(native)
-        self._pixels = [*known, *(part for part in native if isinstance(part, np.ndarray))]
+        self._pixels = known
         self._after_rows()
 
     def step(self, token: int) -> None:
@@ -229,16 +229,18 @@ class Session:
 
     def _chat(self, conversation: Any, images: Any, options: dict[str, Any]) -> ReplyStream:
         parsed, pixels = parse(conversation, images)
+        seen = [pixels[p] for _, parts in parsed for p in parts if isinstance(p, int)]
         if not self.model._jinja:
-            return self._stream_of(lambda: self._native.start_chat(parsed, pixels, options), pixels)
+            return self._stream_of(lambda: self._native.start_chat(parsed, pixels, options), seen)
         parts = [pixels[p] if isinstance(p, int) else p for p in self.model._render_jinja(parsed)]
-        return self._stream_of(lambda: self._native.start_prompt(parts, options), pixels)
+        return self._stream_of(lambda: self._native.start_prompt(parts, options), seen)
 
     def _next(self, conversation: Any, images: Any, options: dict[str, Any]) -> ReplyStream:
         """Another user message after the chat that the session holds: the last of `conversation`."""
         parsed, pixels = parse(conversation, images)
+        seen = [pixels[p] for p in parsed[-1][1] if isinstance(p, int)]
         start = lambda: self._native.start_next(parsed[-1], pixels, options)  # noqa: E731
-        return self._stream_of(start, [*self._known_pixels(), *pixels])
+        return self._stream_of(start, [*self._known_pixels(), *seen])
 
     def _generate(self, parts: Any, options: dict[str, Any]) -> ReplyStream:
         """Continues a raw prompt (parts as in `prefill`), without a chat template."""

@@ -13,6 +13,7 @@ import pytest
 import foveal
 from foveal.calibrate import Tables
 from foveal.kv import Policy
+from foveal.session import generate_options
 from goldens import load
 from test_kv_pin import held
 
@@ -186,14 +187,16 @@ def test_reports_show_the_pictures_that_are_held(tmp_path: Path) -> None:
     assert all(np.array_equal(p, a) for p in shown(session)) and len(shown(session.fork())) == 1
     assert np.array_equal(shown(session.fork())[0], a)
     session = model.session(n_ctx=2000)
-    session.prefill([a, 5, b])
+    session.chat("what?", images=[a, b], max_tokens=2)
     session.refresh(0)
     assert [np.array_equal(p, q) for p, q in zip(shown(session), [a, b, a], strict=True)] == [True] * 3
     session.undo()
     session.save(tmp_path / "s.kv")
     back = model.load_session(tmp_path / "s.kv")
-    back.prefill([b, 6])
+    back._next([{"role": "user", "content": "and?", "images": [b]}], None, generate_options()).reply()
     assert [p is None for p in shown(back)] == [True, True, False] and np.array_equal(shown(back)[2], b)
+    back.prefill([a, 6])  # whose pixels aren't kept
+    assert [p is None for p in shown(back)] == [True, True, False, True]
 
 
 def test_evict_says_what_its_budget_came_to() -> None:
