@@ -46,6 +46,8 @@ class KvReport:
         for i, image in enumerate(native.images()):
             size = image["size"]
             known = pixels[i] if i < len(pixels) else None
+            if known is not None and known.shape[:2] != (size[1], size[0]):
+                known = None
             self.images.append(SeenImage(image["rows"], image["boxes"], size, image["resized"], known))
 
     def shares(self, il: int | None = None, ih: int | None = None) -> Map:
