@@ -165,6 +165,15 @@ ModelImpl::ModelImpl(const std::string& path, const ModelOptions& o) : process_(
     info_.warnings.insert(info_.warnings.end(), more.begin(), more.end());
     info_.vision = VisionInfo{vision_->projector(), vision_->row_width(), vision_->describe};
   }
+  const std::string* text = text_file_->find_string("tokenizer.chat_template");
+  try {
+    const ChatTemplate t = detect_chat_template(*text_file_, vision_ ? vision_->projector() : "");
+    if (const std::string doubts = text ? chat_template_doubts(*text, t) : ""; !doubts.empty())
+      info_.warnings.push_back(cat(text_file_->path(), ": chat template: taken for '",
+                                   chat_template_names()[static_cast<size_t>(t)], "', which leaves out ", doubts,
+                                   "; --chat-template jinja of the Python package renders the file's own"));
+  } catch (const Error&) {  // of no known family: said when a chat begins
+  }
 }
 
 void ModelImpl::load_layers(const Placement& placement, const ModelOptions& o) {

@@ -92,7 +92,8 @@ int32_t Sampler::draw() {
 
 int32_t Sampler::sample(std::span<const float> logits, std::span<const int32_t> history) {
   for (const float l : logits)
-    if (std::isnan(l)) fail(ErrorCode::state, "the model's logits hold NaN: the weights or the cache are damaged");
+    if (std::isnan(l) || l == std::numeric_limits<float>::infinity())
+      fail(ErrorCode::state, "the model's logits hold NaN or infinity: the weights or the cache are damaged");
   std::copy(logits.begin(), logits.end(), logits_.begin());
   for (const int32_t id : suppressed_) logits_[static_cast<size_t>(id)] = -std::numeric_limits<float>::infinity();
   penalise(history);

@@ -63,6 +63,9 @@ ChatTemplate detect_chat_template(const Gguf& text_file, std::string_view projec
 // The same on the template's text (nullptr: the file has none); `file` stands in messages.
 ChatTemplate detect_chat_template(const std::string* chat_template, std::string_view projector, std::string_view file);
 
+// What the file's template has beside the family that it was taken for, and what is therefore left out; "" for nothing.
+std::string chat_template_doubts(std::string_view text, ChatTemplate t);
+
 // Renders the conversation and, when the last message isn't the assistant's, the generation prompt. BOS is not
 // included. Errors (invalid_argument, with the message's index): no message, unknown role, roles out of order for a
 // family that needs alternation, an image in a system message.

@@ -4,12 +4,16 @@ What users write never reaches the template: it sees random marks in its place. 
 whatever the template does with it.
 """
 
+import json
 import re
 import secrets
 import time
 from typing import Any
 
 import jinja2
+from jinja2 import nodes
+from jinja2.ext import Extension
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from .errors import ArgumentError, UnsupportedError
@@ -19,6 +23,11 @@ MAX_TEMPLATE = 1 << 20
 
 TrustedText = tuple[bytes, bool]  # text, whether control tokens in it are parsed
 PromptPart = TrustedText | int  # | index of a picture
+# What templates write for a picture; the family's own wrapping comes with the picture's rows.
+PLACE = re.compile(
+    r"<\|vision_start\|>(?:<\|image_pad\|>)?<\|vision_end\|>|<\|image_pad\|>|<image>|<IMG_CONTEXT>|<start_of_image>"
+)
+GUARD = "\v"  # beside a mark: no template writes it, every trim takes it
 
 
 def render(template: str, messages: list[NativeMessage], bos: str, eos: str) -> list[PromptPart]:
@@ -31,11 +40,15 @@ def render(template: str, messages: list[NativeMessage], bos: str, eos: str) -> 
         )
     compiled = _compile(template)
     problem = ""
-    for as_list in (False, True):  # some templates know only str content, some only lists of parts
-        marks = _Marks(messages)
+    pictures = any(isinstance(part, int) for _, parts in messages for part in parts)
+    # Some templates know only str content, some only lists of parts; pictures are best placed by the template itself.
+    for as_list, placed in [(True, True)] * pictures + [(False, False), (True, False)]:
+        marks = _Marks(messages, placed)
         try:
             text = compiled.render(
                 messages=marks.conversation(as_list),
+                tools=None,
+                documents=None,
                 add_generation_prompt=messages[-1][0] != "assistant",
                 bos_token=bos,
                 eos_token=eos,
@@ -46,16 +59,17 @@ def render(template: str, messages: list[NativeMessage], bos: str, eos: str) -> 
             problem = f"{type(e).__name__}: {e}"
         else:
             missing = marks.missing(text)
-            if not missing:
-                return marks.split(text)
-            problem = problem or f"it leaves out the content of message {missing[0]}"
+            if not missing and (parts := marks.split(text)) is not None:
+                return parts
+            problem = problem or (f"it leaves out the content of message {missing[0]}" if missing else "")
     raise UnsupportedError(f"chat_template 'jinja': the file's template fails on this conversation: {problem:.200}")
 
 
 def _compile(template: str) -> jinja2.Template:
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation]
     )
+    environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = lambda form: time.strftime(form)
     try:
@@ -68,34 +82,73 @@ def _raise_exception(message: str) -> None:
     raise ArgumentError(f"chat template: {message!s:.200}")
 
 
-class _Marks:
-    """Marks in place of contents: a space, random hex, a space. Templates that trim remove the spaces, and so do we."""
+def _to_json(value: Any, indent: int | None = None) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=indent)
 
-    def __init__(self, messages: list[NativeMessage]) -> None:
+
+class _Generation(Extension):
+    """{% generation %} marks answers for training: its body alone counts."""
+
+    tags = {"generation"}  # noqa: RUF012 (as the base class has it)
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+class _Marks:
+    """Marks in place of contents: guards around random hex. Templates that trim remove the guards, and so do we.
+    placed: pictures get no mark, the template writes its own place for each."""
+
+    def __init__(self, messages: list[NativeMessage], placed: bool) -> None:
         self.messages = messages
+        self.placed = [p for _, parts in messages for p in parts if isinstance(p, int)] if placed else []
         self.key = secrets.token_hex(16)
         self.values: list[tuple[int, bytes | int]] = []  # mark -> message, text or picture
 
     def mark(self, message: int, value: bytes | int) -> str:
         self.values.append((message, value))
         mark = f"{self.key}x{len(self.values) - 1:08d}"
-        return mark if isinstance(value, int) else f" {mark} "
+        return mark if isinstance(value, int) else GUARD + mark + GUARD
 
     def conversation(self, as_list: bool) -> list[dict[str, Any]]:
         rendered: list[dict[str, Any]] = []
         for i, (role, parts) in enumerate(self.messages):
-            marks = [self.mark(i, p) for p in parts if p != b""]
-            content = [{"type": "text", "text": m} for m in marks] if as_list else "".join(marks)
-            rendered.append({"role": role, "content": content})
+            content: list[dict[str, str]] = []
+            for part in parts:
+                if self.placed and isinstance(part, int):
+                    content.append({"type": "image"})
+                elif part != b"":
+                    content.append({"type": "text", "text": self.mark(i, part)})
+            rendered.append({"role": role, "content": content if as_list else "".join(c["text"] for c in content)})
         return rendered
 
     def missing(self, text: str) -> list[int]:
         found = {int(n) for n in re.findall(self.key + "x([0-9]{8})", text)}
         return [message for i, (message, _) in enumerate(self.values) if i not in found]
 
-    def split(self, text: str) -> list[PromptPart]:
+    def split(self, text: str) -> list[PromptPart] | None:
+        """None where the template's places for pictures aren't as many as the pictures."""
         parts: list[PromptPart] = []
+        left = list(self.placed)
         at = 0
+
+        def add(piece: str) -> None:
+            parts.extend([(piece.encode(), True)] if piece else [])
+
+        def own(piece: str) -> bool:
+            """The template's text, pictures in their places; False when there are no more pictures."""
+            start, before = 0, ""
+            for place in PLACE.finditer(piece) if self.placed else ():
+                if not left:
+                    return False
+                around = "\n\n" if place[0] == "<start_of_image>" else ""  # as Gemma's processor has it
+                add(before + piece[start : place.start()] + around)
+                parts.append(left.pop(0))
+                start, before = place.end(), around
+            add(before + piece[start:])
+            return True
+
         for match in re.finditer(self.key + "x([0-9]{8})", text):
             value = self.values[int(match[1])][1]
             start, end = match.span()
@@ -103,15 +156,15 @@ class _Marks:
             if isinstance(value, int):
                 part = value
             else:
-                trimmed_left = start == at or text[start - 1] != " "
-                trimmed_right = text[end : end + 1] != " "
+                trimmed_left = start == at or text[start - 1] != GUARD
+                trimmed_right = text[end : end + 1] != GUARD
                 start, end = start - (not trimmed_left), end + (not trimmed_right)
-                value = value.lstrip() if trimmed_left else value
-                part = (value.rstrip() if trimmed_right else value, False)
-            if start > at:
-                parts.append((text[at:start].encode(), True))
+                words = value.decode("utf-8", "surrogateescape")
+                words = words.lstrip() if trimmed_left else words
+                words = words.rstrip() if trimmed_right else words
+                part = (words.encode("utf-8", "surrogateescape"), False)
+            if not own(text[at:start]):
+                return None
             parts.append(part)
             at = end
-        if at < len(text):
-            parts.append((text[at:].encode(), True))
-        return parts
+        return parts if own(text[at:]) and not left else None

@@ -90,7 +90,8 @@ class Model:
         if self._info["placement"]:
             log.info("%s", self._info["placement"])
         for warning in self._info["warnings"]:
-            log.warning("%s", warning)
+            if chat_template is None or ": chat template:" not in warning:
+                log.warning("%s", warning)
 
     @property
     def info(self) -> dict[str, Any]:

@@ -1,11 +1,13 @@
 """Our renderings against the files' own templates, rendered by Jinja2 as transformers does."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import foveal
 from goldens import CASES, DATA, MARK
+from test_variants import variant
 
 sandbox = pytest.importorskip("jinja2.sandbox")
 gguf = pytest.importorskip("gguf")
@@ -119,3 +121,55 @@ def test_equals_the_goldens(case: Any) -> None:
     if case.family == "internvl3" and case.images:
         model = foveal.Model(DATA / case.family / "model-f16.gguf", mmproj=DATA / case.family / "mmproj-f16.gguf")
     assert model.apply_template(messages, images=case.images) == case.text["prompt"]
+
+
+def chatml(system: str, begun: str = "") -> str:
+    return (
+        "{% for m in messages %}{% if loop.first and m.role != 'system' %}{{ '<|im_start|>system\\n" + system
+        + "<|im_end|>\\n' }}{% endif %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n" + begun + "' }}{% endif %}"
+    )  # fmt: skip
+
+
+def with_template(template: str, to: Path) -> Path:
+    return variant(DATA / "text_qwen2" / "model-f16.gguf", to, {"tokenizer.chat_template": template})
+
+
+@pytest.mark.parametrize(
+    ("template", "left_out"),
+    [
+        (chatml("You are a helpful assistant."), ""),
+        (chatml("You are Qwen, created by Alibaba Cloud. You are a helpful assistant."), ""),
+        (chatml("You are Dolphin."), "You are Dolphin."),
+        (chatml("You are a helpful assistant made by X."), "You are a helpful assistant made by X."),
+        (chatml("You are a helpful assistant.", "<think>\\n"), "<think>"),
+    ],
+)
+def test_what_a_familys_rendering_leaves_out_is_said(template: str, left_out: str, tmp_path: Path) -> None:
+    model = foveal.Model(with_template(template, tmp_path / "a.gguf"), threads=1)
+    said = [w for w in model.info["warnings"] if "chat template" in w]
+    assert left_out in "".join(said) and bool(said) == bool(left_out)
+    ours = model.apply_template("Hi?")
+    theirs = foveal.Model(tmp_path / "a.gguf", threads=1, chat_template="jinja").apply_template("Hi?")
+    assert (ours == theirs) == (not left_out)
+    assert theirs.endswith(
+        "<|im_start|>user\nHi?<|im_end|>\n<|im_start|>assistant\n" + "<think>\n" * ("think" in left_out)
+    )
+
+
+def test_nearly_known_templates_are_not_taken_for_known(tmp_path: Path) -> None:
+    for template in (
+        "<|im_start|>user<|im_sep|>{{ messages[0].content }}<|im_end|>",
+        "### USER: {{ x }}\n### ASSISTANT:",
+    ):
+        model = foveal.Model(with_template(template, tmp_path / "a.gguf"), threads=1)
+        with pytest.raises(foveal.UnsupportedError, match="no known family"):
+            model.apply_template("Hi?")
+
+
+def test_an_empty_template_is_none(tmp_path: Path) -> None:
+    folder = DATA / "qwen2vl"
+    bare = variant(folder / "model-f16.gguf", tmp_path / "a.gguf", {"tokenizer.chat_template": ""})
+    mmproj = folder / "mmproj-f16.gguf"
+    named = foveal.Model(bare, mmproj=mmproj, threads=1, chat_template="qwen-vl")
+    assert foveal.Model(bare, mmproj=mmproj, threads=1).apply_template("Hi?") == named.apply_template("Hi?")

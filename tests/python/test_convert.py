@@ -311,6 +311,16 @@ BAD: dict[str, tuple[Any, type[Exception], str]] = {
         lambda f: edit(f / "config.json", rope_scaling={"rope_type": "longrope", "mrope_section": [8, 12, 12]}),
         foveal.UnsupportedError, "longrope",
     ),
+    "a word for RoPE": (lambda f: edit(f / "config.json", rope_scaling="yarn"), foveal.FormatError, "unexpected kind"),
+    "a word for the encoder": (
+        lambda f: edit(f / "config.json", vision_config="x"), foveal.FormatError, "unexpected kind",
+    ),
+    "too large a context": (
+        lambda f: edit(f / "config.json", max_position_embeddings=2**40), foveal.FormatError, "unexpected kind",
+    ),
+    "a word for a token": (
+        lambda f: (f / "added_tokens.json").write_text('{"<x>": "abc"}'), foveal.FormatError, "unexpected kind",
+    ),
     "no sections": (lambda f: edit(f / "config.json", rope_scaling=None), foveal.FormatError, "mrope_section"),
 }  # fmt: skip
 

@@ -123,6 +123,38 @@ def test_template_is_rendered() -> None:
     assert joined(parts) == b"user:hi"
 
 
+LLAMA2 = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}{{ '[INST] ' + m.content.strip() + ' [/INST]' }}"
+    "{% else %}{% generation %}{{ ' ' + m.content | trim + ' ' + eos_token }}{% endgeneration %}{% endif %}{% endfor %}"
+    "{% if tools is not none or documents is not none %}TOOLS{% endif %}{{ '<b>' | tojson }}"
+)
+
+
+def test_blanks_beside_contents_are_the_templates_own() -> None:
+    turns = [("user", "Hi?"), ("assistant", " yes "), ("user", "\u3000\nMore\u00a0")]
+    parts = jinja.render(LLAMA2, parse([{"role": role, "content": text} for role, text in turns])[0], "<s>", "</s>")
+    assert joined(parts) == b'<s>[INST] Hi? [/INST] yes </s>[INST] More [/INST]"<b>"'
+    assert [p[0] for p in parts if isinstance(p, tuple) and not p[1]] == [b"Hi?", b"yes", b"More"]
+
+
+@pytest.mark.parametrize(
+    ("place", "expected"),
+    [("<image>\n", "<image>\n"), ("<|vision_start|><|image_pad|><|vision_end|>", "<image>"), ("[PIC]", ""),
+     ("<start_of_image>", "\n\n<image>\n\n")],
+)  # fmt: skip
+def test_pictures_stand_where_the_template_puts_them(place: str, expected: str) -> None:
+    template = (
+        "{% for m in messages %}{{ m.role }}:{% for c in m.content if c.type == 'image' %}" + place + "{% endfor %}"
+        "{% for c in m.content if c.type == 'text' %}{{ c.text }}{% endfor %};{% endfor %}"
+    )
+    content = [{"type": "text", "text": "a <image> b"}, {"type": "image"}, {"type": "text", "text": "c"}]
+    messages = parse([{"role": "user", "content": content}], [PICTURE])[0]
+    parts = jinja.render(template, messages, "", "")
+    shown = joined(parts).decode()
+    assert shown == (f"user:{expected}a <image> bc;" if expected else "user:a <image> b<image>c;")
+    assert sum(isinstance(p, int) for p in parts) == 1
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.text() | st.sampled_from(["<|im_start|>", "<|image_pad|>", "</s>", "{{ 7 * 7 }}"]), min_size=1))
 def test_user_text_is_never_trusted(words: list[str]) -> None:

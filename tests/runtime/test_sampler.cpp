@@ -84,6 +84,8 @@ TEST(penalty_suppression_and_nan) {
   std::vector<float> broken = kLogits;
   broken[3] = std::numeric_limits<float>::quiet_NaN();
   CHECK_THROWS(Error, "NaN", t.sample(broken, {}));
+  broken[3] = std::numeric_limits<float>::infinity();
+  CHECK_THROWS(Error, "infinity", t.sample(broken, {}));
   CHECK_EQ(t.sample(kLogits, {}), 4);
 }
 

@@ -48,7 +48,8 @@ std::shared_ptr<const Model> load_model(const Options& o) {
   std::shared_ptr<const Model> model = Model::load(o.model, m);
   line.erase();
   if (!model->info().placement.empty()) write_note(model->info().placement);
-  for (const std::string& warning : model->info().warnings) write_note("warning: " + warning);
+  for (const std::string& warning : model->info().warnings)
+    if (o.chat_template.empty() || warning.find(": chat template:") == warning.npos) write_note("warning: " + warning);
   if (!o.chat_template.empty()) model->set_chat_template(o.chat_template);
   return model;
 }

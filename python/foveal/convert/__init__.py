@@ -3,12 +3,13 @@
 The files are laid out as llama.cpp's converter lays them out, so both programs read them."""
 
 import os
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ..check import path_bytes
-from ..errors import ArgumentError, FileError, UnsupportedError
+from ..errors import ArgumentError, Error, FileError, FormatError, UnsupportedError
 from .checkpoint import find_json, open_tensors, read_json
 from .output import FILE_TYPES, write_gguf
 from .text import open_text, text_keys, text_tensors
@@ -56,6 +57,21 @@ def convert_folder(
     root = Path(os.fsdecode(path_bytes("folder", folder)))
     if not root.is_dir():
         raise FileError(f"{root}: no such folder")
+    try:
+        return _convert(root, outfile, mmproj, outtype, progress)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, struct.error) as e:
+        if isinstance(e, Error):
+            raise
+        raise FormatError(f"{root}: its JSON files hold a value of an unexpected kind ({type(e).__name__}: {e})") from e
+
+
+def _convert(
+    root: Path,
+    outfile: "str | os.PathLike[str] | None",
+    mmproj: "str | os.PathLike[str] | None",
+    outtype: str,
+    progress: Progress | None,
+) -> list[str]:
     config = read_json(root / "config.json")
     tensors = open_tensors(root)
     seen = {short: t for name, t in tensors.items() if (short := vision_name(name)) is not None}

@@ -182,7 +182,7 @@ def text_keys(m: TextModel, notes: list[str]) -> tuple[list[tuple[str, Any]], li
         keys.append(("n_deepstack_layers", m.n_deepstack))
     if m.arch == "gemma3":
         keys += _gemma3_keys(m)
-    elif m.config.get("sliding_window") and m.config.get("use_sliding_window", m.config["model_type"] == "mistral"):
+    elif m.config.get("sliding_window") and m.config.get("use_sliding_window", m.config.get("model_type") == "mistral"):
         notes.append(f"the sliding window of {m.config['sliding_window']} tokens is left out: exact up to there")
     return [(f"{m.arch}.{key}", value) for key, value in keys], extra
 
