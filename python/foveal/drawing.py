@@ -28,7 +28,8 @@ def draw(pixels: Pixels, heat: NDArray[np.float32], columns: int, colour: bool) 
     """The picture [height, width, 3], bright and tinted where the map [height, width] is high, dark elsewhere;
     `columns` characters wide. Without colour the map alone, a character from ' ' (nothing) to '@' (the most)."""
     height, width = heat.shape
-    lines = max(1, round(columns * height / width / 2))
+    columns = max(1, columns)
+    lines = max(1, min(round(columns * height / width / 2), 2 * columns))  # a very tall picture is pressed together
     if not colour:
         cells = _shrunk(heat, columns, lines)
         steps = (cells / max(float(cells.max()), 1e-6) * (len(RAMP) - 1)).round().astype(int)

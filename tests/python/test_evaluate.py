@@ -338,3 +338,53 @@ def test_bad_items_are_named(tmp_path: Path, line: str, part: str) -> None:
 def test_bad_arms_are_named(policies: list, budgets: list, part: str) -> None:
     with pytest.raises(foveal.ArgumentError, match=part):
         arms.grid(policies, ["none"], budgets, False)
+
+
+def test_a_resumed_file_is_never_rewritten(tmp_path: Path) -> None:
+    path = tmp_path / "items.jsonl"
+    first = store.Store(path, {"a": 1})
+    for i in range(3):
+        first.add({"task": "t", "key": str(i), "protocol": "inside"})
+    first.close()
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"task": "t", "key": "cut')
+    again = store.Store(path, {"a": 1})
+    assert path.read_bytes() == whole and len(again.results) == 3
+    again.add({"task": "t", "key": "3", "protocol": "inside"})
+    again.close()
+    assert len(path.read_bytes().splitlines()) == 5
+    with pytest.raises(foveal.ArgumentError, match="other settings"):
+        store.Store(path, {"a": 2})
+    store.Store(tmp_path / "none.jsonl", {"a": 1}).close()
+    store.Store(tmp_path / "none.jsonl", {"a": 2}).close()  # no result yet: nothing to mix
+
+
+def test_one_picture_gives_no_interval() -> None:
+    d, low, high = stats.paired_interval({"x": np.array([1.0])}, {"x": np.array([0.0])})
+    assert (d, low, high) == (1, None, None)
+    assert table.interval((d, low, high)) == "+100.0"
+
+
+def test_what_a_list_names_twice_counts_once(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "foveal", "evaluate", "-m", MODEL, "--text", "prose,prose", "--lengths", "40,40",
+         "--count", "1", "--policies", "full, snapkv,snapkv", "--mixes", "none, none", "--budgets", "20,20",
+         "--protocol", "inside", "--kv-window", "8", "--jobs", "1", "-o", tmp_path / "out"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Items: prose-40 1; 1 questions" in done.stdout and done.stdout.count("| snapkv |") == 1
+
+
+def test_a_questions_text_never_becomes_a_control_token(model: foveal.Model) -> None:
+    for text in ("hi<|im_end|>x", "What is it?"):
+        frame = measure.Frame(model, items.Item("own", "0", ["Look. "], [items.Question(text, None)]))
+        with model.session() as a, model.session() as b:
+            a.prefill(frame.head + frame.question(items.Question(text, None)))
+            b.chat([{"role": "user", "content": text}], max_tokens=0)
+            end = model.tokenize("<|im_end|>")[0]
+            assert a.tokens.count(end) == b.tokens.count(end)
+
+
+def test_names_of_tasks_break_no_table() -> None:
+    assert table.line(["a|b", "c\nd"]) == "| a\\|b | c d |"

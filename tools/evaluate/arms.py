@@ -8,6 +8,7 @@ from foveal.kv import KV
 PLAIN = ("full", "random", "streaming")  # no mix
 MIXED = ("snapkv", "pyramidkv", "adakv", "sparsemm")
 ABLATIONS = ("vnorm", "keydiff", "fixed")
+MIXES = ("none", "mixkv", "sharp", *ABLATIONS)
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,12 @@ def grid(policies: list[str], mixes: list[str], budgets: list[str], tables: bool
     for p in policies:
         if p not in PLAIN and p not in MIXED:
             raise ArgumentError(f"--policies: found {p!r:.40}, expected some of {', '.join((*PLAIN, *MIXED))}")
+    for m in mixes:
+        if m not in MIXES:
+            raise ArgumentError(f"--mixes: found {m!r:.40}, expected some of {', '.join(MIXES)}")
     for b in budgets:
         number = b.removesuffix("%")
-        if not number.replace(".", "", 1).isdigit() or (b == number and not b.isdigit()):
+        if not b.isascii() or not number.replace(".", "", 1).isdigit() or (b == number and not b.isdigit()):
             raise ArgumentError(f"--budgets: found {b!r:.40}, expected rows such as 64, or shares such as 10%")
     if "sparsemm" in policies and not tables:
         policies = [p for p in policies if p != "sparsemm"]

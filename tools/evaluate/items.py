@@ -1,6 +1,7 @@
 """What is asked: the built-in pages and anyone's own JSONL, as context, questions and how an answer is judged."""
 
 import json
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -83,7 +84,7 @@ def own_items(path: str, questions: int) -> list[Callable[[], Item]]:
     one after another are several questions on it."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as e:
         raise FileError(f"{path}: {e}") from None
     for number, line in enumerate(lines, 1):
@@ -101,7 +102,7 @@ def own_items(path: str, questions: int) -> list[Callable[[], Item]]:
 def _object(path: str, number: int, line: str) -> dict[str, Any]:
     try:
         o = json.loads(line)
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise ArgumentError(f"{path}:{number}: {e}") from None
     if not isinstance(o, dict):
         raise ArgumentError(f"{path}:{number}: found {type(o).__name__}, expected an object")
@@ -114,15 +115,21 @@ def _object(path: str, number: int, line: str) -> dict[str, Any]:
         "task": isinstance(o["task"], str),
         "answers": isinstance(o["answers"], list) and o["answers"] and all(isinstance(a, str) for a in o["answers"]),
         "match": o["match"] in ("exact", "contains"),
-        "box": o.get("box") is None or (isinstance(o["box"], list) and len(o["box"]) == 4),
-        "max_tokens": isinstance(o.get("max_tokens", 48), int) and o.get("max_tokens", 48) > 0,
+        "box": o.get("box") is None or _is_box(o["box"]),
+        "max_tokens": type(o.get("max_tokens", 48)) is int and o.get("max_tokens", 48) > 0,
     }.items():
         if not good:
             raise ArgumentError(
                 f"{path}:{number}: {name}: found {o.get(name)!r:.60}, expected image, question, task as text, answers"
-                ' as a list of texts, match "exact" or "contains", box as four numbers, max_tokens above 0'
+                ' as a list of texts, match "exact" or "contains", box as x0, y0, x1, y1, max_tokens above 0'
             )
     return o
+
+
+def _is_box(box: Any) -> bool:
+    if not (isinstance(box, list) and len(box) == 4 and all(type(x) in (int, float) and math.isfinite(x) for x in box)):
+        return False
+    return bool(box[0] < box[2] and box[1] < box[3])
 
 
 def _own_item(folder: Path, key: tuple[str, str], group: list[dict[str, Any]]) -> Item:

@@ -24,6 +24,7 @@ class Frame:
     and completion alone where the model's file has no template."""
 
     def __init__(self, model: Model, item: Item) -> None:
+        self.tokenize = model.tokenize
         content = [{"type": "text", "text": p} if isinstance(p, str) else {"type": "image"} for p in item.context]
         images = [p for p in item.context if not isinstance(p, str)]
         turn = [{"role": "user", "content": [*content, {"type": "text", "text": MARK}]}]
@@ -41,7 +42,10 @@ class Frame:
         self.head = [p for p in self.head if not isinstance(p, str) or p]
 
     def question(self, q: Question) -> list[Any]:
-        return [q.completion if self.plain else q.text + self.tail]
+        if self.plain:
+            return [q.completion]
+        text = self.tokenize(q.text, special=False)
+        return [q.text + self.tail] if text == self.tokenize(q.text) else [*text, self.tail]  # no control tokens in it
 
 
 class Answer:

@@ -58,6 +58,10 @@ class Worker:
         if self.model.info["vision"] is None and (o.tasks or o.data):
             raise ArgumentError("tasks with pictures need --mmproj FILE, the picture encoder of the model")
         self.keep = Keep(o.window, o.sinks, o.tables)
+        for budget in o.budgets:
+            if budget.isascii() and budget.isdigit() and int(budget) < self.keep.least:
+                least = f"at least {self.keep.least}: window {o.window} + sinks {o.sinks} + 1"
+                raise ArgumentError(f"--budgets: found {budget}, expected {least}")
         self.arms = grid(o.policies, o.mixes, o.budgets, o.tables is not None)
         self.items: list[Callable[[], Item]] = []
         for kind in o.tasks:

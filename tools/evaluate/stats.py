@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Values = dict[str, NDArray[np.float64]]  # task -> one value a picture (the mean over its questions)
+Interval = tuple[float, float | None, float | None]
 
 
 def mean(values: Values) -> float:
@@ -13,9 +14,12 @@ def mean(values: Values) -> float:
     return float(np.mean([v.mean() for v in values.values()]))
 
 
-def paired_interval(a: Values, b: Values, resamples: int = 4000, seed: int = 0) -> tuple[float, float, float]:
+def paired_interval(a: Values, b: Values, resamples: int = 4000, seed: int = 0) -> Interval:
     """(mean of a - b, low, high): 95 % by bootstrap over pictures within each task. Both hold the same pictures in the
-    same order; several questions on a picture are drawn together."""
+    same order; several questions on a picture are drawn together. None where a task has a single picture."""
+    whole = mean({t: a[t] - b[t] for t in a})
+    if any(len(v) < 2 for v in a.values()):
+        return whole, None, None
     rng = np.random.default_rng(seed)
     drawn = np.zeros(resamples)
     for task in a:
@@ -25,7 +29,7 @@ def paired_interval(a: Values, b: Values, resamples: int = 4000, seed: int = 0) 
             index = rng.integers(0, n, (min(500, resamples - first), n))
             drawn[first : first + 500] += difference[index].mean(1) / len(a)
     low, high = np.percentile(drawn, [2.5, 97.5])
-    return mean({t: a[t] - b[t] for t in a}), float(low), float(high)
+    return whole, float(low), float(high)
 
 
 def mcnemar(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:

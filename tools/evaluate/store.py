@@ -15,16 +15,18 @@ class Store:
         self.path, self.settings = path, settings
         self.results: list[dict[str, Any]] = []
         try:
-            lines = path.read_bytes().split(b"\n") if path.exists() else []
-            whole = [line for line in lines[:-1] if line.strip()]  # what follows the last line break isn't whole
-            if whole and json.loads(whole[0]) != json.loads(json.dumps(settings)):
+            data = path.read_bytes() if path.exists() else b""
+            end = data.rfind(b"\n") + 1  # what follows the last line break isn't whole
+            whole = [json.loads(line) for line in data[:end].split(b"\n") if line.strip()]
+            same = bool(whole) and whole[0] == json.loads(json.dumps(settings))
+            if len(whole) > 1 and not same:
                 raise ArgumentError(f"{path}: found results of other settings; give another --output or remove it")
-            self.results = [json.loads(line) for line in whole[1:]]
+            self.results = whole[1:]
             path.parent.mkdir(parents=True, exist_ok=True)
-            self.file = path.open("wb")
-            self._write(settings)
-            for result in self.results:
-                self._write(result)
+            self.file = path.open("r+b" if same else "wb")  # what is there stays untouched
+            self.file.truncate(self.file.seek(end if same else 0))
+            if not same:
+                self._write(settings)
         except (OSError, UnicodeDecodeError) as e:
             raise FileError(f"{path}: {e}") from None
         except ValueError as e:

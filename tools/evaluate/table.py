@@ -1,5 +1,7 @@
 """The Markdown of a summary: one table for each protocol and budget, and the paired comparisons in words."""
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 WORDS = {
@@ -12,15 +14,18 @@ def percent(x: float) -> str:
     return f"{100 * x:.1f}"
 
 
-def interval(triple: list[float] | tuple[float, float, float], scale: float = 100, digits: int = 1) -> str:
-    """A difference with its interval; bold where the interval excludes zero."""
-    d, low, high = (scale * x for x in triple)
+def interval(triple: Sequence[float | None], scale: float = 100, digits: int = 1) -> str:
+    """A difference with its interval; bold where the interval excludes zero. The difference alone where there is no
+    interval."""
+    d, low, high = (scale * x if x is not None else math.nan for x in triple)
+    if math.isnan(low):
+        return f"{d:+.{digits}f}"
     text = f"{d:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
     return f"**{text}**" if low > 0 or high < 0 else text
 
 
 def line(cells: list[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+    return "| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in cells) + " |"
 
 
 def table(rows: list[dict[str, Any]], full: dict[str, Any], judged: bool) -> str:
@@ -67,7 +72,8 @@ def overview(rows: list[dict[str, Any]], full: dict[str, Any], judged: bool) -> 
     for r in (r for r in rows if r["policy"] != "full"):
         cell = percent(r["mean"]) if judged else f"{r['kl']:.3f}"
         if "base" in r:
-            _, low, high = r["base"]["right"] if judged else (-x for x in r["base"]["kl"])
+            difference = r["base"]["right" if judged else "kl"]
+            low, high = ((x or 0.0) * (1 if judged else -1) for x in difference[1:])  # without an interval neither
             cell = f"**{cell}**" if min(low, high) > 0 else f"*{cell}*" if max(low, high) < 0 else cell
         mix = "" if r["policy"] in ("random", "streaming") else r["mix"]
         arms.setdefault((r["policy"], mix), {})[r["budget"]] = cell + (f" / {r['kl']:.3f}" if judged else "")

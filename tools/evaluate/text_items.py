@@ -41,7 +41,9 @@ def needle(task: str, n: int, i: int, text: str, rng: random.Random) -> Item:
     lines = text.split("\n")
     numbers = {thing: str(rng.randint(1000, 9999)) for thing in things}
     for thing, number in numbers.items():
-        lines.insert(rng.randint(1, len(lines) - 1), f"The secret number of the {thing} is {number}.")
+        lines.insert(
+            rng.randint(min(1, len(lines) - 1), len(lines) - 1), f"The secret number of the {thing} is {number}."
+        )
     asked = things[0]
     question = f"\n\nWhat is the secret number of the {asked}? Answer with the number only."
     answer = numbers[asked]

@@ -1,11 +1,13 @@
 """foveal calibrate: the tables of a model, from the built-in pages or from items of your own with boxes."""
 
 import argparse
+import os
 import random
+from pathlib import Path
 from typing import Any
 
 from ..calibrate import Calibration
-from ..errors import ArgumentError
+from ..errors import ArgumentError, FileError
 from ..model import Model
 from .evaluate import names
 from .harness import harness
@@ -24,6 +26,9 @@ def calibrate(o: argparse.Namespace) -> int:
         made += items.own_items(o.data, 1)
     if not made:
         raise ArgumentError("calibrate: found no item, expected some of --tasks, --data")
+    folder = Path(o.output).absolute().parent
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise FileError(f"{folder}: no folder that can be written to")
     random.Random(0).shuffle(made)
     model = Model(o.model, mmproj=o.mmproj, threads=o.threads)
     if model.info["vision"] is None:

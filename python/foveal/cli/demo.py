@@ -86,11 +86,11 @@ def demo(o: argparse.Namespace) -> int:
     else:
         asked = [(to_pixels(q.picture), q.text, q.picture.stem, q.answer) for q in built_in.questions()]
     model = built_in.model(o.threads)
-    folder = Path(o.output or tempfile.mkdtemp(prefix="foveal-demo-"))
     try:
+        folder = Path(o.output or tempfile.mkdtemp(prefix="foveal-demo-"))
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise FileError(f"{folder}: {e.strerror}") from None
+        raise FileError(f"{o.output or 'a temporary folder'}: {e.strerror}; --output DIR names another") from None
     info = model.info
     print(f"the built-in model: {bytes_text(info['bytes'])}, {info['n_layer']} layers, {info['n_head_kv']} KV heads")
     right, shown = 0, ""

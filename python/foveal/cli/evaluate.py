@@ -38,7 +38,12 @@ def run_job(job: tuple[int, str]) -> Any:
 
 
 def names(text: str) -> list[str]:
-    return [] if text in ("", "none") else [part.strip() for part in text.split(",")]
+    """Of a list with commas, each once."""
+    return [] if text in ("", "none") else listed(text)
+
+
+def listed(text: str) -> list[str]:
+    return list(dict.fromkeys(part.strip() for part in text.split(",")))
 
 
 def evaluate(o: argparse.Namespace) -> int:
@@ -53,8 +58,9 @@ def evaluate(o: argparse.Namespace) -> int:
     protocols = ["inside", "after"] if o.protocol == "both" else [o.protocol]
     options = run.Options(
         model=o.model, mmproj=o.mmproj, output=o.output, tasks=names(tasks), text=names(o.text or ""),
-        lengths=o.lengths, data=o.data, count=o.count, questions=o.questions, policies=names(o.policies),
-        mixes=o.mixes.split(","), budgets=names(o.budgets), protocols=protocols, window=o.kv_window,
+        lengths=list(dict.fromkeys(o.lengths)),
+        data=o.data, count=o.count, questions=o.questions, policies=names(o.policies),
+        mixes=listed(o.mixes), budgets=names(o.budgets), protocols=protocols, window=o.kv_window,
         sinks=o.kv_sinks, tables=o.kv_tables, check=o.check, threads=o.threads or 1, first_seed=o.first_seed,
         command="foveal evaluate " + shlex.join(plain(sys.argv[2:])),
     )  # fmt: skip
