@@ -1,6 +1,8 @@
 // Matrix products of every weight type: against double precision, the same bits for every instruction set, number of
 // threads and number of tokens.
 #include <algorithm>
+#include <cmath>
+#include <limits>
 #include <random>
 
 #include "engine/backend/cpu_weight.h"
@@ -145,6 +147,32 @@ TEST(infinite_scales_stay_in_their_row) {
     const Reference r = reference(t, w.data() + o * c.cols, x.view.row(1), o);
     const float found = out[static_cast<size_t>(20 + o)];
     CHECK(o == 3 ? !std::isfinite(found) : std::fabs(found - r.value) <= r.bound);
+  }
+}
+
+// What is no number among a token's inputs shows in all of its outputs, and in no other's.
+TEST(broken_inputs_stay_broken) {
+  std::mt19937 rng(9);
+  for (const Case& c : kCases) {
+    const auto raw = random_tensor(c.type, c.rows, c.cols, rng);
+    const TensorInfo t = info_of(c, raw);
+    for (const int tokens : {1, 5, 9, 17})
+      for (const float broken : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()})
+        for (const Isa isa : {Isa::scalar, Isa::avx2, Isa::avx512, Isa::neon}) {
+          if (!isa_available(isa)) continue;
+          const Input x = random_rows(tokens, c.cols, rng);
+          std::vector<float> values;
+          for (int64_t i = 0; i < tokens; ++i) values.insert(values.end(), x.view.row(i), x.view.row(i) + c.cols);
+          const auto at = static_cast<size_t>(tokens / 2);
+          values[at * static_cast<size_t>(c.cols) + rng() % static_cast<size_t>(c.cols)] = broken;
+          const ConstMat y(values.data(), tokens, c.cols);
+          const auto found = product(t, y, isa, 1, nullptr), clean = product(t, x.view, isa, 1, nullptr);
+          const auto rows = static_cast<size_t>(c.rows);
+          for (size_t i = 0; i < found.size(); ++i)
+            if (i / rows == at ? std::isfinite(found[i]) : found[i] != clean[i])
+              check::failed(traits_of(c.type).name, tokens,
+                            cat("broken input at ", i, " with ", isa_name(isa)).c_str());
+        }
   }
 }
 

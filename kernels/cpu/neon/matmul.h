@@ -18,9 +18,9 @@ static void quantize(const float* x, int64_t x_stride, int64_t cols, const Quant
   for (int64_t t = 0; t < to.used; ++t)
     for (int64_t b = 0; b < cols / 32; ++b) {
       const float* in = x + t * x_stride + b * 32;
-      float32x4_t most = vabsq_f32(vld1q_f32(in));
-      for (int i = 4; i < 32; i += 4) most = vmaxnmq_f32(most, vabsq_f32(vld1q_f32(in + i)));
-      const float amax = vmaxnmvq_f32(most);
+      float32x4_t most = vabsq_f32(vld1q_f32(in));  // not vmaxnm: not-a-number must not get lost
+      for (int i = 4; i < 32; i += 4) most = vmaxq_f32(most, vabsq_f32(vld1q_f32(in + i)));
+      const float amax = vmaxvq_f32(most);
       to.scales[b * n + t] = amax / 127.0f;
       const float32x4_t inverse = vdupq_n_f32(amax > 0 ? 127.0f / amax : 0.0f);
       int32_t sums[2];

@@ -1,6 +1,8 @@
 // The specification of the matrix products: what every fast twin computes, bit for bit.
 #include "kernels/cpu/matmul.h"
 
+#include <algorithm>
+#include <bit>
 #include <cmath>
 
 #include "kernels/cpu/scalar/half.h"
@@ -16,13 +18,15 @@ static void quantize(const float* x, int64_t x_stride, int64_t cols, const Quant
   for (int t = 0; t < to.used; ++t)
     for (int64_t b = 0; b < cols / 32; ++b) {
       const float* in = x + t * x_stride + b * 32;
-      float amax = 0;
-      for (int i = 0; i < 32; ++i) amax = std::fmax(amax, std::fabs(in[i]));
+      int32_t most = 0;  // magnitudes compared as integers: not-a-number is above infinity and never lost
+      for (int i = 0; i < 32; ++i) most = std::max(most, std::bit_cast<int32_t>(std::fabs(in[i])));
+      const auto amax = std::bit_cast<float>(most);
       const float inverse = amax > 0 ? 127.0f / amax : 0.0f;
       to.scales[b * to.count + t] = amax / 127.0f;
       int32_t sums[2] = {};
       for (int i = 0; i < 32; ++i) {
-        const auto q = static_cast<int32_t>(std::nearbyint(in[i] * inverse));
+        const float level = std::nearbyint(in[i] * inverse);
+        const int32_t q = std::isnan(level) ? -128 : static_cast<int32_t>(level);
         to.quads[((b * 8 + i / 4) * to.count + t) * 4 + i % 4] = static_cast<int8_t>(q);
         sums[i / 16] += q;
       }

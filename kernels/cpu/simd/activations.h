@@ -7,11 +7,19 @@ inline __m256 magnitude(__m256 v) {
   return _mm256_and_ps(v, _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff)));
 }
 
+// The larger of magnitudes, compared as integers: not-a-number is above infinity and never lost.
+inline __m256 larger(__m256 a, __m256 b) {
+  return _mm256_castsi256_ps(_mm256_max_epi32(_mm256_castps_si256(a), _mm256_castps_si256(b)));
+}
+inline __m128 larger(__m128 a, __m128 b) {
+  return _mm_castsi128_ps(_mm_max_epi32(_mm_castps_si128(a), _mm_castps_si128(b)));
+}
+
 // Largest magnitude of 32 numbers in each of 8 lanes' classes.
 inline __m256 most_of(const float* x) {
-  const __m256 a = _mm256_max_ps(magnitude(_mm256_loadu_ps(x)), magnitude(_mm256_loadu_ps(x + 8)));
-  const __m256 b = _mm256_max_ps(magnitude(_mm256_loadu_ps(x + 16)), magnitude(_mm256_loadu_ps(x + 24)));
-  return _mm256_max_ps(a, b);
+  const __m256 a = larger(magnitude(_mm256_loadu_ps(x)), magnitude(_mm256_loadu_ps(x + 8)));
+  const __m256 b = larger(magnitude(_mm256_loadu_ps(x + 16)), magnitude(_mm256_loadu_ps(x + 24)));
+  return larger(a, b);
 }
 
 // 32 numbers times `inverse`, rounded to int8, in their order.
@@ -43,11 +51,11 @@ inline void transpose(__m256i r[8]) {
 inline __m256 largest_lanes(const __m256 v[8]) {
   __m256 two[4], four[2];
   for (int i = 0; i < 4; ++i)
-    two[i] = _mm256_max_ps(_mm256_unpacklo_ps(v[2 * i], v[2 * i + 1]), _mm256_unpackhi_ps(v[2 * i], v[2 * i + 1]));
+    two[i] = larger(_mm256_unpacklo_ps(v[2 * i], v[2 * i + 1]), _mm256_unpackhi_ps(v[2 * i], v[2 * i + 1]));
   for (int i = 0; i < 2; ++i)
-    four[i] = _mm256_max_ps(_mm256_shuffle_ps(two[2 * i], two[2 * i + 1], 0x44),
-                            _mm256_shuffle_ps(two[2 * i], two[2 * i + 1], 0xee));
-  return _mm256_max_ps(_mm256_permute2f128_ps(four[0], four[1], 0x20), _mm256_permute2f128_ps(four[0], four[1], 0x31));
+    four[i] = larger(_mm256_shuffle_ps(two[2 * i], two[2 * i + 1], 0x44),
+                     _mm256_shuffle_ps(two[2 * i], two[2 * i + 1], 0xee));
+  return larger(_mm256_permute2f128_ps(four[0], four[1], 0x20), _mm256_permute2f128_ps(four[0], four[1], 0x31));
 }
 
 // Four bytes' sum in each dword.
@@ -90,9 +98,9 @@ inline void put_sum(const QuantTokens& to, int over16, int64_t at, int32_t sum) 
 }
 
 inline float largest_lane(__m256 v) {
-  __m128 m = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
-  m = _mm_max_ps(m, _mm_movehl_ps(m, m));
-  return _mm_cvtss_f32(_mm_max_ss(m, _mm_shuffle_ps(m, m, 1)));
+  __m128 m = larger(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  m = larger(m, _mm_movehl_ps(m, m));
+  return _mm_cvtss_f32(larger(m, _mm_shuffle_ps(m, m, 1)));
 }
 
 inline int32_t sum4(__m128i v) {
