@@ -38,7 +38,7 @@ void SessionImpl::decode(int32_t token) {
          " positions is full; a larger n_ctx, or on_full 'evict' with "
          "a budget, goes on");
   for (int il = 0; il < p.n_layer; ++il) store_->reserve(il, 1);  // refuses before anything changes
-  const int64_t n = n_rows(), pos = next_pos_, evicted_before = evicted_before_;
+  const int64_t n = n_rows(), pos = next_pos_;
   try {
     append_token(token);
     evict_after_step();
@@ -49,7 +49,7 @@ void SessionImpl::decode(int32_t token) {
     positions_.resize(static_cast<size_t>(n));
     image_of_.resize(static_cast<size_t>(n));
     next_pos_ = pos;
-    evicted_before_ = std::min(n, std::max(evicted_before, evicted_before_));
+    evicted_before_ = std::min(evicted_before_, n);
     has_logits_ = false;
     throw;
   }
