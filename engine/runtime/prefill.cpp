@@ -148,7 +148,7 @@ void SessionImpl::prefill_rows(PromptRows& rows, const SessionImpl* beside) {
   }
   turns_.push_back({undo.n_rows, static_cast<int64_t>(chat_messages_.size()), static_cast<int64_t>(chat_images_.size()),
                     unstepped_ ? int64_t{*unstepped_} : -1});
-  prefills_.emplace_back(undo.n_rows, n_rows());
+  prefills_.push_back({undo.n_rows, n_rows(), newest_prompt_.first});
   before_turn_.reset();
   if (undo.n_rows > 0)
     before_turn_ = BeforeTurn{undo.n_rows, undo.budget, std::move(undo.rings), std::move(undo.evict_above),

@@ -34,6 +34,7 @@ struct PromptRows {
   int64_t next_pos = 0;     // position of the token after the last row
   int64_t system_rows = 0;  // rows in front that are a chat's system message
   int64_t newest = 0;       // where what is new to the conversation begins; below 0: in front of these rows
+  static constexpr int64_t kUnknown = INT64_MIN;
 
   int64_t size() const { return static_cast<int64_t>(ids.size()); }
 };

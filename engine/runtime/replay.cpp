@@ -66,11 +66,12 @@ void SessionImpl::replay_rows(const SessionImpl& from, int64_t n) {
   progress_ = from.progress_;
   auto_rows_ = from.auto_rows_;
   system_rows_ = std::min(from.system_rows_, n);
-  for (const auto& [first, stop] : from.prefills_) {
+  for (const auto& [first, stop, newest] : from.prefills_) {
     if (first >= n) break;
     step_to(first);
     add_pins();
     PromptRows rows = from.rows_again(first, std::min(stop, n));
+    rows.newest = newest - first;
     prefill_rows(rows);
   }
   step_to(n);

@@ -225,10 +225,11 @@ void SessionImpl::cut(int64_t n) {
   while (!seen_images_.empty() && seen_images_.back().first_row >= n) seen_images_.pop_back();
   for (auto& pin : pins_) pin.second = std::min(pin.second, n);
   std::erase_if(pins_, [](const auto& pin) { return pin.first >= pin.second; });
-  for (auto& prefill : prefills_) prefill.second = std::min(prefill.second, n);
-  std::erase_if(prefills_, [](const auto& prefill) { return prefill.first >= prefill.second; });
+  for (Prefill& prefill : prefills_) prefill.stop = std::min(prefill.stop, n);
+  std::erase_if(prefills_, [](const Prefill& prefill) { return prefill.first >= prefill.stop; });
   system_rows_ = std::min(system_rows_, n);
-  newest_prompt_ = prefills_.empty() ? std::pair<int64_t, int64_t>{} : prefills_.back();
+  newest_prompt_ = {};
+  if (!prefills_.empty()) newest_prompt_ = {std::min(prefills_.back().newest, n), prefills_.back().stop};
   std::erase_if(turns_, [&](const Turn& turn) { return turn.first_row >= n; });
   before_turn_.reset();
   has_logits_ = false;

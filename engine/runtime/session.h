@@ -89,6 +89,10 @@ class SessionImpl final : public Session {
     int64_t first_row = 0, n_messages = 0, n_images = 0;
     int64_t unstepped = -1;  // token shown, not yet among the rows
   };
+  // Rows [first, stop) that were read together; `newest`: where the prompt of their turn began, cached rows included.
+  struct Prefill {
+    int64_t first, stop, newest;
+  };
   // What dropping the last turn's rows alone doesn't bring back.
   struct BeforeTurn {
     int64_t first_row = 0, budget = -1;
@@ -195,9 +199,9 @@ class SessionImpl final : public Session {
   int64_t next_pos_ = 0;
   int64_t evicted_before_ = 0;  // rows from here on have never been up for eviction
   std::vector<Turn> turns_;
-  std::vector<std::pair<int64_t, int64_t>> prefills_;  // rows [first, stop) of each; those between were stepped
-  std::optional<BeforeTurn> before_turn_;              // of the last turn
-  bool evicted_by_hand_ = false;                       // evict() was called: a replay doesn't repeat that
+  std::vector<Prefill> prefills_;          // those between were stepped
+  std::optional<BeforeTurn> before_turn_;  // of the last turn
+  bool evicted_by_hand_ = false;           // evict() was called: a replay doesn't repeat that
 
   // eviction
   int64_t budget_ = -1;                        // rows per head at the last prefill, -1: everything

@@ -106,7 +106,8 @@ void SessionImpl::write_state(StateWriter& out) const {
   for (const Turn& turn : turns_)
     for (const int64_t v : {turn.first_row, turn.n_messages, turn.n_images, turn.unstepped}) out.value(v);
   out.value<uint64_t>(prefills_.size());
-  for (const auto& prefill : prefills_) out.value(prefill.first), out.value(prefill.second);
+  for (const Prefill& prefill : prefills_)
+    for (const int64_t v : {prefill.first, prefill.stop, prefill.newest}) out.value(v);
   out.list(std::span<const float>(table_scores_));
   out.list(std::span<const float>(table_r_));
   out.list(std::span<const int64_t>(evict_above_));
@@ -265,12 +266,12 @@ void SessionImpl::read_turns(StateReader& in) {
   for (int64_t i = 0, last = 0; i < n_prefills; ++i) {
     const int64_t first = in.number("first row of a prefill", last, n_rows() - 1);
     last = in.number("end of a prefill", first + 1, n_rows());
-    prefills_.emplace_back(first, last);
+    prefills_.push_back({first, last, in.number("first row of a turn's prompt", 0, last)});
   }
   // What is in no prefill was stepped: no picture's rows.
   size_t k = 0;
   for (int64_t i = 0; i < n_rows(); ++i) {
-    while (k < prefills_.size() && prefills_[k].second <= i) ++k;
+    while (k < prefills_.size() && prefills_[k].stop <= i) ++k;
     const bool prefilled = k < prefills_.size() && i >= prefills_[k].first;
     const int32_t image = image_of_[static_cast<size_t>(i)];
     if (!prefilled && image >= 0) in.bad("picture row outside of every prefill", i, 0, 0);

@@ -164,6 +164,11 @@ void SessionImpl::read_whole(PromptRows& rows) {
   stats_.prompt_tokens = rows.size();
   for (const PromptImage& image : rows.images) stats_.image_tokens += image.plan.n_rows;
   if (rows.next_pos > n_ctx_ && kv_.on_full != OnFull::evict) check_room(rows);
+  if (rows.newest == PromptRows::kUnknown) {  // the same turn again, or what follows the last one
+    const int64_t known = common_prefix(rows);
+    const bool again = known > newest_prompt_.first && (known < newest_prompt_.second || known == rows.size());
+    rows.newest = again ? newest_prompt_.first : known;
+  }
   const int64_t n = reusable_rows(rows);
   stats_.cached_tokens = n;
   // A past that is cut stays beside until the new one has been read: a failure or Ctrl-C puts it back.
@@ -222,10 +227,11 @@ int64_t SessionImpl::system_rows_of(const std::vector<Message>& messages, std::s
   return n;
 }
 
-// The row that follows the newest answer of a conversation, which its last pieces alone tell; 0 without an answer.
+// The row that follows the newest answer of a conversation, which its last pieces alone tell; 0 without an answer. One
+// that is to be gone on with doesn't count.
 int64_t SessionImpl::newest_of(const std::vector<Message>& messages, std::span<const PromptPiece> pieces,
                                const PromptRows& rows) const {
-  auto answer = static_cast<int>(messages.size()) - 1;
+  auto answer = static_cast<int>(messages.size()) - 2;
   while (answer >= 0 && messages[static_cast<size_t>(answer)].role != "assistant") --answer;
   if (answer < 0) return 0;
   const auto tail = pieces.subspan(after_content_of(pieces, answer));
@@ -310,6 +316,7 @@ void SessionImpl::start_prompt(std::span<const Part> parts, const GenerateOption
   begin_turn(options);
   PromptBuilder b(*model_->tokenizer(), model_->vision(), params());
   b.add_parts(parts, true);
+  b.rows.newest = PromptRows::kUnknown;
   read_whole(b.rows);
   chat_messages_.clear();
   chat_images_.clear();

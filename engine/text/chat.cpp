@@ -101,7 +101,8 @@ ChatTemplate detect_chat_template(const std::string* chat_template, std::string_
     if (has("<|start_header_id|>")) return has("Cutting Knowledge Date") ? ChatTemplate::llama31 : ChatTemplate::llama3;
     if (has("<start_of_turn>")) return ChatTemplate::gemma;
     if (has("[INST]")) return detect_inst(text);
-    if (has("USER:") && has("ASSISTANT:") && !has("### ")) return ChatTemplate::vicuna;
+    const bool user = has("USER:") || has(".upper()") || has("| upper") || has("|upper");  // of the role
+    if (user && has("ASSISTANT:") && !has("### ")) return ChatTemplate::vicuna;
     fail(ErrorCode::unsupported, file, ": the chat template (key 'tokenizer.chat_template', ", text.size(),
          " bytes) is of no known family; choose one with --chat-template: ", choices());
   }

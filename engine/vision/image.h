@@ -23,8 +23,8 @@ struct Image {
   ImageView view() const { return {rgb.data(), width, height, int64_t{3} * width}; }
 };
 
-// Limits that hold for every picture, from any source: sides 1..16384, at most 64 Mpx (2^26). ErrorCode::image
-// otherwise.
+// Limits that hold for every picture, from any source: sides 1..16384, at most 64 million pixels.
+// ErrorCode::image otherwise.
 constexpr int kMaxImageSide = 16384;
 constexpr int64_t kMaxImagePixels = 64'000'000;
 void check_image_size(int64_t width, int64_t height);

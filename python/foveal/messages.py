@@ -90,7 +90,7 @@ class _Parser:
         if kind == "text":
             return utf8(part.get("text"), f"{name}.text")
         if kind == "image":
-            return self.image(name, {key: value for key, value in part.items() if key != "type" and value is not None})
+            return self.image(name, {k: part[k] for k in ("image", "path", "url") if part.get(k) is not None})
         if kind == "image_url":
             url = part.get("image_url")
             if isinstance(url, Mapping):
@@ -105,9 +105,8 @@ class _Parser:
             self.marked += self.marks
             return self.marked - 1 if self.marks else self.take(name)
         (key, value), *more = part.items()
-        if more or key not in ("image", "path", "url"):
-            found = ", ".join(map(str, part))
-            raise ArgumentError(f"{name}: found {found:.60}, expected one of image, path, url, or none of them")
+        if more:
+            raise ArgumentError(f"{name}: found {', '.join(part)}, expected one of them")
         if key == "path" and not isinstance(value, str | os.PathLike):
             raise ArgumentError(f"{name}: found path {value!r:.60}, expected a str or pathlib.Path")
         if key == "url" and not isinstance(value, str):

@@ -1,7 +1,7 @@
 """What a conversation would take, before anything is loaded."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from . import _foveal
@@ -56,7 +56,7 @@ def plan(
     text_tokens, reply_tokens: of every turn; memory: bytes to fit in, None for what the system has available."""
     pictures = []
     for i, image in enumerate(images):
-        if not isinstance(image, Sequence) or not 2 <= len(image) <= 3:
+        if not hasattr(image, "__len__") or not 2 <= len(image) <= 3:
             raise ArgumentError(
                 f"images[{i}]: found {image!r:.60}, expected (width, height) or (width, height, how many)"
             )

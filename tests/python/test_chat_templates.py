@@ -173,3 +173,16 @@ def test_an_empty_template_is_none(tmp_path: Path) -> None:
     mmproj = folder / "mmproj-f16.gguf"
     named = foveal.Model(bare, mmproj=mmproj, threads=1, chat_template="qwen-vl")
     assert foveal.Model(bare, mmproj=mmproj, threads=1).apply_template("Hi?") == named.apply_template("Hi?")
+
+
+def test_llavas_published_template_is_vicunas(tmp_path: Path) -> None:
+    template = (
+        "{% for message in messages %}{% if message['role'] != 'system' %}{{ message['role'].upper() + ': ' }}"
+        "{% endif %}"
+        "{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}{{ content['text'] + ' '}}"
+        "{% endfor %}{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+    )
+    folder = DATA / "llava15"
+    file = variant(folder / "model-f16.gguf", tmp_path / "a.gguf", {"tokenizer.chat_template": template})
+    named = foveal.Model(file, threads=1, chat_template="vicuna")
+    assert foveal.Model(file, threads=1).apply_template("Hi?") == named.apply_template("Hi?")

@@ -28,7 +28,7 @@ def run(cli: list[str], *args: str, stdin: str = "", **options: object) -> "subp
 
 
 def test_values_may_begin_with_a_dash(cli: list[str]) -> None:
-    for text in ("-no dashes, please", "--stats", "-hello"):
+    for text in ("-no dashes, please", "--stats", "-hello", "--"):
         done = run(cli, *RUN, "-p", text, "--stop", "---")
         assert done.returncode == 0 and "tokens/s" not in done.stderr, done.stderr
     assert run(cli, *RUN, "-p").returncode == 2

@@ -355,8 +355,12 @@ def test_a_resumed_file_is_never_rewritten(tmp_path: Path) -> None:
     assert len(path.read_bytes().splitlines()) == 5
     with pytest.raises(foveal.ArgumentError, match="other settings"):
         store.Store(path, {"a": 2})
-    store.Store(tmp_path / "none.jsonl", {"a": 1}).close()
-    store.Store(tmp_path / "none.jsonl", {"a": 2}).close()  # no result yet: nothing to mix
+    store.Store(tmp_path / "none.jsonl", {"arms": [1]}).close()
+    store.Store(tmp_path / "none.jsonl", {"arms": [2]}).close()  # no result yet: nothing to mix
+    store.Store(tmp_path / "none.jsonl", {"arms": [2], "sinks": 0}).close()
+    (tmp_path / "mine.jsonl").write_text('{"image": "a.png", "question": "q"}\n')
+    with pytest.raises(foveal.ArgumentError, match="other settings"):
+        store.Store(tmp_path / "mine.jsonl", {"arms": [1]})
 
 
 def test_one_picture_gives_no_interval() -> None:

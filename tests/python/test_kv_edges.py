@@ -14,7 +14,7 @@ import foveal
 from foveal.calibrate import Tables
 from foveal.kv import Policy
 from foveal.session import generate_options
-from goldens import load
+from goldens import DATA, load
 from test_kv_pin import held
 
 IDS = [3 + 7 * i % 200 for i in range(300)]
@@ -135,6 +135,42 @@ def test_the_newest_question_is_pinned_where_its_rows_were_cached(tmp_path: Path
     history = [*chat("Be kind to all.", "Who is there?"), {"role": "assistant", "content": "Nobody at all is there."}]
     rows, n = pinned([*history, {"role": "user", "content": question + "it"}])
     assert len([i for i in rows if i >= n - 40]) >= 28 and not {0, 1, 2, 3} <= rows  # the question, not what it follows
+
+
+def talk(*said: str) -> list[dict[str, str]]:
+    return [{"role": "assistant" if i % 2 else "user", "content": text} for i, text in enumerate(said)]
+
+
+def test_the_newest_question_survives_what_reads_again() -> None:
+    model = load("text_qwen2")
+    kv, said = foveal.KV(64, window=8, pin="last-turn"), talk("word " * 150, "ok", "Hi?")
+    session = model.session(kv, n_ctx=4000)
+    session.chat(said, max_tokens=4)
+    assert held(session._replay(kv)) == held(session)
+    whole = model.session(n_ctx=4000)
+    reply = whole.chat(said, max_tokens=4)
+    before = held(whole.fork(kv))
+    whole.chat([*said, *talk("", reply.text, "more?")[1:]], max_tokens=4)
+    assert not whole.undo().replayed
+    assert held(whole.fork(kv)) == before
+
+
+def test_a_begun_answer_leaves_its_question_pinned() -> None:
+    model, said = load("text_qwen2"), talk("word " * 20, "so so " * 30)
+    n = model.session().chat(said, max_tokens=1).stats.prompt_tokens
+    session = model.session(foveal.KV(n + 10, window=8, pin="last-turn", slack=0), n_ctx=4000)
+    session.chat(said, max_tokens=100)
+    assert session.n_tokens > n + 40 and set(range(n - 8)) <= held(session)
+
+
+def test_with_the_files_own_template_the_newest_turn_is_pinned() -> None:
+    model = foveal.Model(DATA / "text_qwen2" / "model-f16.gguf", threads=1, chat_template="jinja")
+    session = model.session(foveal.KV(120, window=8, pin="last-turn"), n_ctx=4000)
+    said = [talk("word " * 20)[0]]
+    for turn in range(3):
+        reply = session.chat(said, max_tokens=2)
+        said += [{"role": "assistant", "content": reply.text}, {"role": "user", "content": f"{turn} " + "word " * 15}]
+    assert session.kv_stats().rows_max < session.n_tokens
 
 
 def test_a_picture_of_more_rows_than_positions() -> None:

@@ -50,7 +50,8 @@ def test_pictures_as_transformers_writes_them(tmp_path: Path) -> None:
     messages, pixels = parse([{"role": "user", "content": [*parts, {"type": "text", "text": "what?"}]}])
     assert messages == [("user", [0, 1, b"what?"])]
     assert all((p == PICTURE).all() for p in pixels)
-    for wrong in ({"url": "http://a/b.png"}, {"file": "a.png"}, {"path": 3}, {"path": "a", "url": uri}):
+    assert len(parse([{"role": "user", "content": [parts[0] | {"min_pixels": 100}, "what?"]}])[1]) == 1
+    for wrong in ({"url": "http://a/b.png"}, {"path": 3}, {"path": "a", "url": uri}):
         with pytest.raises(ArgumentError, match=r"content\[0\]"):
             parse([{"role": "user", "content": [{"type": "image"} | wrong]}], [PICTURE])
 

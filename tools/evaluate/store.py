@@ -18,8 +18,9 @@ class Store:
             data = path.read_bytes() if path.exists() else b""
             end = data.rfind(b"\n") + 1  # what follows the last line break isn't whole
             whole = [json.loads(line) for line in data[:end].split(b"\n") if line.strip()]
-            same = bool(whole) and whole[0] == json.loads(json.dumps(settings))
-            if len(whole) > 1 and not same:
+            same = bool(whole) and {"sinks": 0} | dict(whole[0]) == {"sinks": 0} | json.loads(json.dumps(settings))
+            bare = len(whole) == 1 and "arms" in whole[0]  # settings of a run that failed before its first result
+            if whole and not same and not bare:
                 raise ArgumentError(f"{path}: found results of other settings; give another --output or remove it")
             self.results = whole[1:]
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -258,6 +258,11 @@ class Parser(argparse.ArgumentParser):
             out.append(arg if value is None else f"{arg}={value}")
         return out
 
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        if action.option_strings and action.nargs is None and arg_strings == ["--"]:  # which argparse would take out
+            return self._get_value(action, "--")
+        return super()._get_values(action, arg_strings)
+
     def parse(self, args: list[str]) -> argparse.Namespace:
         known, unknown = self.parse_known_args(self.joined(args))
         for arg in unknown:
