@@ -1,6 +1,6 @@
 // The one Session behind engine.h. Split by concern over session.cpp (rows, queries about them), prefill.cpp,
 // prefill_layers.cpp, decode.cpp, evict.cpp, measure.cpp, turn.cpp and reply.cpp (chat and generation), replay.cpp
-// (undo, refresh), state_file.cpp.
+// (undo, refresh), state_file.cpp and state_rows.cpp (save, load).
 #pragma once
 
 #include <chrono>
