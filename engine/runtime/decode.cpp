@@ -43,11 +43,7 @@ void SessionImpl::decode(int32_t token) {
     append_token(token);
     evict_after_step();
   } catch (...) {  // the token isn't in
-    store_->truncate(static_cast<int32_t>(n));
-    for (QueryRing& ring : rings_) ring.drop_from(static_cast<int32_t>(n));
-    tokens_.resize(static_cast<size_t>(n));
-    positions_.resize(static_cast<size_t>(n));
-    image_of_.resize(static_cast<size_t>(n));
+    drop_rows(n);
     next_pos_ = pos;
     evicted_before_ = std::min(evicted_before_, n);
     has_logits_ = false;

@@ -213,15 +213,20 @@ bool SessionImpl::can_cut_at(int64_t n) const {
   return true;
 }
 
-void SessionImpl::cut(int64_t n) {
-  if (n >= n_rows()) return;
+// The rows from n on and their queries; what stands for them elsewhere is the caller's.
+void SessionImpl::drop_rows(int64_t n) {
   store_->truncate(static_cast<int32_t>(n));
   for (QueryRing& ring : rings_) ring.drop_from(static_cast<int32_t>(n));
-  // A picture is cut at its first row only, whose time position is the picture's origin; so both give the position.
-  next_pos_ = positions_[static_cast<size_t>(n)].t;
   tokens_.resize(static_cast<size_t>(n));
   positions_.resize(static_cast<size_t>(n));
   image_of_.resize(static_cast<size_t>(n));
+}
+
+void SessionImpl::cut(int64_t n) {
+  if (n >= n_rows()) return;
+  // A picture is cut at its first row only, whose time position is the picture's origin; so both give the position.
+  next_pos_ = positions_[static_cast<size_t>(n)].t;
+  drop_rows(n);
   while (!seen_images_.empty() && seen_images_.back().first_row >= n) seen_images_.pop_back();
   for (auto& pin : pins_) pin.second = std::min(pin.second, n);
   std::erase_if(pins_, [](const auto& pin) { return pin.first >= pin.second; });

@@ -153,6 +153,7 @@ class SessionImpl final : public Session {
   int64_t common_prefix(const PromptRows& rows) const;
   bool can_cut_at(int64_t n) const;
   void cut(int64_t n);
+  void drop_rows(int64_t n);
   void clear();
 
   // ---- reply.cpp
